@@ -1,0 +1,31 @@
+"""`TaskSpec`: what the retrieval problem is, and where its corpus, queries and labels come from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from searchtune.specs.base import Spec
+
+
+class TaskSpec(Spec):
+    """One file under `tasks/`."""
+
+    name: str
+    """Short name, used in reports."""
+    source: str
+    """`builtin:NAME`, or a BEIR folder (relative paths count from the task file, then from the working directory)."""
+    description: str = ""
+    licence: str = "unknown"
+    """Licence of the collection, as its owner states it."""
+    doc_template: str = "{title} {text}"
+    """How a document's title and text become the one text a model reads."""
+    min_grade: Annotated[int, Field(ge=1)] = 1
+    """The smallest grade that counts as relevant for binary metrics and as a training positive."""
+    drop_self: bool = False
+    """Leave a document out of a query's ranking when both bear the same id."""
+    dev_from_train: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training queries held out as dev where the collection has no dev split."""
+    queries_file: str = "queries.jsonl"
+    qrels_folder: str = "qrels"

@@ -1,0 +1,158 @@
+"""The array-native nouns that every room shares: `Collection`, `Qrels`, `Run`, `RankExample`.
+
+Documents and queries are known by integer position. A `Collection` keeps its documents and its queries in
+the byte order of their ids, so that comparing two positions is the same as comparing two id strings: the
+tie rule of trec_eval (equal scores: the greater id first) is then "the greater position first".
+
+This module does not know files, models or metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+NO_DOC = -1
+"""Fills the places of a `Run` row that has fewer documents than the run is deep."""
+
+
+@dataclass(frozen=True, eq=False)
+class Qrels:
+    """Relevance labels of one split, as compressed sparse rows.
+
+    Row `i` holds the labels of query `queries[i]`: documents `docs[offsets[i]:offsets[i + 1]]` with `grades` alike.
+
+    Shape: queries (judged,) ascending; offsets (judged + 1,); docs and grades (labels,), docs ascending in a row.
+    """
+
+    queries: IntArray
+    offsets: IntArray
+    docs: IntArray
+    grades: IntArray
+
+    @classmethod
+    def from_triples(cls, queries: IntArray, docs: IntArray, grades: IntArray) -> Qrels:
+        """Build from parallel arrays of (query, document, grade) in any order; pairs must be unique."""
+        order = np.lexsort((docs, queries))
+        q = np.asarray(queries, dtype=np.int64)[order]
+        judged, counts = np.unique(q, return_counts=True)
+        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        return cls(judged, offsets, np.asarray(docs, np.int64)[order], np.asarray(grades, np.int64)[order])
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def row(self, i: int) -> tuple[IntArray, IntArray]:
+        """Documents and grades of the `i`-th judged query."""
+        part = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        return self.docs[part], self.grades[part]
+
+    @property
+    def label_queries(self) -> IntArray:
+        """The query of every label. Shape: (labels,)."""
+        return np.repeat(self.queries, np.diff(self.offsets))
+
+    def relevant(self, min_grade: int = 1) -> Qrels:
+        """Only the labels of at least `min_grade`; queries left without any label drop out."""
+        keep = self.grades >= min_grade
+        return Qrels.from_triples(self.label_queries[keep], self.docs[keep], self.grades[keep])
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> Qrels:
+        """Only the judged queries where `keep` is true. Shape: keep (judged,)."""
+        labels = np.repeat(keep, np.diff(self.offsets))
+        return Qrels.from_triples(self.label_queries[labels], self.docs[labels], self.grades[labels])
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Ranked documents for every judged query, best first, ties by the greater document id first (trec_eval).
+
+    Shape: queries (judged,) ascending; docs (judged, depth), `NO_DOC` where a row ends early;
+    scores (judged, depth) float32, minus infinity there.
+    """
+
+    queries: IntArray
+    docs: IntArray
+    scores: FloatArray
+
+    @classmethod
+    def ranked(cls, queries: IntArray, docs: IntArray, scores: FloatArray) -> Run:
+        """Sort each row by (-score, -document) and return the run; rows may arrive in any order of documents."""
+        scores = np.where(docs == NO_DOC, -np.inf, scores).astype(np.float32)
+        order = np.lexsort((-docs, -scores), axis=1)
+        return cls(
+            np.asarray(queries, np.int64),
+            np.take_along_axis(np.asarray(docs, np.int64), order, axis=1),
+            np.take_along_axis(scores, order, axis=1),
+        )
+
+    @property
+    def depth(self) -> int:
+        return int(self.docs.shape[1])
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> Run:
+        """Only the rows where `keep` is true."""
+        return Run(self.queries[keep], self.docs[keep], self.scores[keep])
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A test collection: documents, queries and graded labels by split.
+
+    `doc_ids` and `query_ids` ascend in byte order (see the module's docstring). `titles`, `texts` and `doc_ids` are
+    parallel, as are `query_ids` and `query_texts`. `fingerprint` is a sha256 over ids, texts and labels.
+    """
+
+    name: str
+    doc_ids: Sequence[str]
+    titles: Sequence[str]
+    texts: Sequence[str]
+    query_ids: Sequence[str]
+    query_texts: Sequence[str]
+    qrels: Mapping[str, Qrels]
+    fingerprint: str
+    doc_template: str = "{title} {text}"
+    min_grade: int = 1
+    drop_self: bool = False
+    """Whether a document whose id equals the query's id is left out of rankings (BEIR's rule, for sets such as ArguAna)."""
+
+    @cached_property
+    def documents(self) -> list[str]:
+        """Every document as the text a model reads: the template filled with title and text, trimmed."""
+        return [
+            self.doc_template.format(title=title, text=text).strip()
+            for title, text in zip(self.titles, self.texts, strict=True)
+        ]
+
+    @cached_property
+    def doc_index(self) -> dict[str, int]:
+        return {doc_id: i for i, doc_id in enumerate(self.doc_ids)}
+
+    @cached_property
+    def query_index(self) -> dict[str, int]:
+        return {query_id: i for i, query_id in enumerate(self.query_ids)}
+
+    def split(self, name: str) -> Qrels:
+        """Labels of one split; a `KeyError` names the splits there are."""
+        if name not in self.qrels:
+            have = ", ".join(sorted(self.qrels)) or "none"
+            raise KeyError(f"{self.name} has no split {name!r} (it has: {have})")
+        return self.qrels[name]
+
+
+@dataclass(frozen=True)
+class RankExample:
+    """One training query with its documents, all as positions into a `Collection`."""
+
+    query: int
+    positives: tuple[int, ...]
+    negatives: tuple[int, ...] = ()
+    teacher_scores: tuple[float, ...] | None = None
+    """One score for each positive, then each negative, where a teacher gave them."""

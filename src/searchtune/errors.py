@@ -12,6 +12,9 @@ from difflib import get_close_matches
 class SearchtuneError(Exception):
     """Base of all errors that a user can mend."""
 
+    exit_code = 2
+    """What the command line exits with."""
+
 
 class ConfigError(SearchtuneError):
     """A recipe, task or suite does not say what it should: unknown key, wrong type, missing file."""
@@ -35,6 +38,10 @@ class ModelError(SearchtuneError):
 
 class ArtifactError(SearchtuneError):
     """A saved adapter is incomplete, corrupted, on the wrong base, or does not reload as what was trained."""
+
+
+class StorageError(SearchtuneError):
+    """The disk refused a write: full, over quota, read-only or not ours. What was there before is still valid."""
 
 
 class OutputExistsError(SearchtuneError):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+FloatArray64 = npt.NDArray[np.float64]
 
 NO_DOC = -1
 """Fills the places of a `Run` row that has fewer documents than the run is deep."""
@@ -121,7 +122,7 @@ class Collection:
     doc_template: str = "{title} {text}"
     min_grade: int = 1
     drop_self: bool = False
-    """Whether a document whose id equals the query's id is left out of rankings (BEIR's rule, for sets such as ArguAna)."""
+    """Whether a document whose id equals the query's id is left out of rankings (BEIR's rule, as for ArguAna)."""
 
     @cached_property
     def documents(self) -> list[str]:

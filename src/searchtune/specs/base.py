@@ -1,4 +1,4 @@
-"""The base of all specs, and reading one from YAML with overrides and errors that name the key, the value and the fix."""
+"""The base of all specs, and reading one from YAML: overrides, and errors that name the key, the value and the fix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,19 @@ from searchtune.errors import ConfigError, did_you_mean
 class Spec(BaseModel):
     """A frozen pydantic model that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets a later key silently replace an earlier one; a recipe with two `optim:` blocks is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} comes twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
@@ -24,7 +36,7 @@ AnySpec = TypeVar("AnySpec", bound=Spec)
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; anything else is a `ConfigError` that names the file and the line."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     except UnicodeDecodeError as error:

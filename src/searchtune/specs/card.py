@@ -30,7 +30,7 @@ class AdapterCard(Spec):
     """The base as the recipe names it."""
     revision: str | None
     base_weights_sha256: str
-    """Hash over names, shapes and bytes of the base's weights: peft itself would load the adapter onto any base of this shape."""
+    """Hash over names, shapes and bytes of the base's weights: peft loads an adapter onto any base of that shape."""
     tokenizer_sha256: str
     side: Literal["both", "query"]
     pooling: Literal["mean", "cls", "last", "max"]

@@ -15,7 +15,8 @@ class TaskSpec(Spec):
     name: str
     """Short name, used in reports."""
     source: str
-    """`builtin:NAME`, or a BEIR folder (relative paths count from the task file, then from the working directory)."""
+    """`builtin:NAME`, or a BEIR folder. A relative one is looked for beside the task file, in the working directory,
+    in `$SEARCHTUNE_DATA` and in `./datasets`."""
     description: str = ""
     licence: str = "unknown"
     """Licence of the collection, as its owner states it."""

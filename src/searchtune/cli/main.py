@@ -1,0 +1,100 @@
+"""`searchtune`: finds the command, loads only its module, and turns errors into one line and an exit code.
+
+Exit codes: 0 fine, 1 a gate or regression failed, 2 the input is wrong, 130 interrupted, 141 stdout was closed early.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from searchtune import __version__
+from searchtune.errors import SearchtuneError
+
+COMMANDS = {
+    "data": "Look at test collections: list, describe, check, export.",
+    "embed": "Train an embedding adapter, evaluate it, search with it.",
+    "adapter": "Look into a saved adapter: show its card, verify it, merge it.",
+    "demo": "See the whole story on a small set: base, adapter, difference.",
+}
+"""Each command's line in `--help`; `searchtune.cli.NAME` holds its `app`, or a function of its own name."""
+
+
+class _Commands(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(str(name)), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except SearchtuneError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from error
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adapt the models of your search and RAG pipeline with small adapters you can trust.",
+)
+
+
+def load_command(name: str) -> Any:
+    """The click command (or group) called `name`, from `searchtune.cli.NAME`."""
+    module = import_module(f"searchtune.cli.{name}")
+    if hasattr(module, "app"):
+        return typer.main.get_group(module.app)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(getattr(module, name))
+    return typer.main.get_command(alone)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"searchtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="SEARCHTUNE_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _stand_in() -> None:
+    """Holds a command's place in `--help`; `_Commands` loads the real one when it is called."""
+
+
+for _name, _help in COMMANDS.items():
+    app.command(_name, help=_help)(_stand_in)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="searchtune")

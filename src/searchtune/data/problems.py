@@ -1,0 +1,104 @@
+"""What can be wrong with a collection on disk, said with file, line, value and remedy. Reads no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from searchtune.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+
+_SHOWN_LINES = 5
+_SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding. A row with an `error` cannot be read; one with a `warning` or a `note` can."""
+
+    file: str
+    """Relative to the collection's folder, with `/`."""
+    line: int
+    """Counted from 1; 0 where the finding is about the whole file."""
+    kind: str
+    value: str
+    message: str
+    remedy: str
+    severity: Severity = "error"
+    row: str | None = None
+    """The rejected line as it stands in the file, bad bytes as `\\xNN`; None where no single row is at fault."""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.message}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """All findings of a check, by severity, and what was counted on the way."""
+
+    problems: tuple[Problem, ...]
+    """The errors."""
+    warnings: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+    counts: Mapping[str, int]
+    """`documents`, `queries`, then `SPLIT judged` and `SPLIT labels` of every split; rejected rows are not counted."""
+
+    def raise_if_any(self, where: str) -> None:
+        """Raise `DataError` where there are errors: the message shows the first ones, `.problems` has them all."""
+        if not self.problems:
+            return
+        lines = tuple(str(problem) for problem in self.problems)
+        more = len(lines) - _SHOWN_PROBLEMS
+        tail = [f"... and {more:,} more: `searchtune data check {where}` lists them"] if more > 0 else []
+        head = f"{where}: {len(lines):,} problem{'s' if len(lines) > 1 else ''}"
+        raise DataError("\n".join([head, *lines[:_SHOWN_PROBLEMS], *tail]), lines)
+
+
+@dataclass
+class _Tally:
+    """A finding that would repeat on many lines: counted, reported once."""
+
+    message: str
+    remedy: str
+    severity: Severity
+    value: str
+    lines: list[int] = field(default_factory=list)
+    count: int = 0
+
+
+class Findings:
+    """Collects problems while files are read."""
+
+    def __init__(self) -> None:
+        self._problems: list[Problem] = []
+        self._tallies: dict[tuple[str, str], _Tally] = {}
+
+    def add(self, problem: Problem) -> None:
+        self._problems.append(problem)
+
+    def tally(self, problem: Problem) -> None:
+        """Count a finding that may repeat on many lines; it is reported once, with its number and its first lines."""
+        tally = self._tallies.setdefault(
+            (problem.file, problem.kind), _Tally(problem.message, problem.remedy, problem.severity, problem.value)
+        )
+        tally.count += 1
+        if len(tally.lines) < _SHOWN_LINES:
+            tally.lines.append(problem.line)
+
+    def result(self, counts: Mapping[str, int]) -> CheckResult:
+        """Everything found so far; errors in the order of reading."""
+        found = [*self._problems, *(_summed(*key, tally) for key, tally in self._tallies.items())]
+        by = {severity: tuple(p for p in found if p.severity == severity) for severity in ("error", "warning", "note")}
+        return CheckResult(by["error"], by["warning"], by["note"], counts)
+
+
+def _summed(file: str, kind: str, tally: _Tally) -> Problem:
+    lines = ", ".join(map(str, tally.lines))
+    dots = ", ..." if tally.count > len(tally.lines) else ""
+    rows = f"in {tally.count:,} rows (lines {lines}{dots})" if tally.count > 1 else "in 1 row"
+    return Problem(
+        file, tally.lines[0], kind, tally.value, f"{tally.message} {rows}", tally.remedy, severity=tally.severity
+    )

@@ -1,0 +1,100 @@
+"""From the name of a task to its collection.
+
+A task's `source` is `builtin:NAME` or a BEIR folder. A relative folder is looked for beside the task file, in the
+working directory, in the folder that the environment variable `SEARCHTUNE_DATA` names, and in `./datasets`.
+`searchtune data fetch` downloads to `$SEARCHTUNE_DATA`, or to `./datasets` where that is not set.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from searchtune.data.beir import check_template, read_beir
+from searchtune.data.pystdlib import load_pystdlib
+from searchtune.data.splits import cut_dev
+from searchtune.errors import ConfigError, did_you_mean
+from searchtune.specs.base import parse_spec, read_yaml
+from searchtune.specs.task import TaskSpec
+from searchtune.storage.assets import find_asset
+from searchtune.types import Collection
+
+BUILTIN = "builtin:"
+PUBLIC_BEIR = (
+    *("arguana", "climate-fever", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus", "nq"),
+    *("quora", "scidocs", "scifact", "trec-covid", "webis-touche2020"),
+)
+"""The BEIR sets that can be downloaded freely as one folder each."""
+
+_BUILTINS = {"pystdlib": load_pystdlib}
+
+
+def load_task(name_or_path: str) -> TaskSpec:
+    """The task that a name under `tasks/`, a task file, a BEIR folder or `builtin:NAME` stands for."""
+    path = find_asset("tasks", name_or_path.removeprefix(BUILTIN))
+    if path.is_dir():
+        folder = path.resolve()
+        return TaskSpec(name=folder.name, source=str(folder))
+    task = parse_spec(TaskSpec, read_yaml(path), str(path))
+    beside = path.resolve().parent / task.source
+    return task.model_copy(update={"source": str(beside)}) if beside.is_dir() else task
+
+
+def open_collection(task: TaskSpec) -> Collection:
+    """Read a task's collection; where it has train but no dev, dev is cut from train (see `splits.cut_dev`)."""
+    check_template(task.doc_template)
+    collection = _builtin(task) if task.source.startswith(BUILTIN) else _folder(task)
+    if "train" in collection.qrels and "dev" not in collection.qrels:
+        return cut_dev(collection, task.dev_from_train)
+    return collection
+
+
+def data_home() -> Path:
+    """Where collections are downloaded to: `$SEARCHTUNE_DATA`, or `./datasets`."""
+    return Path(os.environ.get("SEARCHTUNE_DATA") or "datasets").expanduser()
+
+
+def _builtin(task: TaskSpec) -> Collection:
+    name = task.source.removeprefix(BUILTIN)
+    if name not in _BUILTINS:
+        raise ConfigError(f"task {task.name}: no built-in collection {name!r}{did_you_mean(name, _BUILTINS)}")
+    return replace(
+        _BUILTINS[name](),
+        name=task.name,
+        doc_template=task.doc_template,
+        min_grade=task.min_grade,
+        drop_self=task.drop_self,
+    )
+
+
+def _folder(task: TaskSpec) -> Collection:
+    return read_beir(
+        _locate(task),
+        name=task.name,
+        doc_template=task.doc_template,
+        min_grade=task.min_grade,
+        drop_self=task.drop_self,
+        queries_file=task.queries_file,
+        qrels_folder=task.qrels_folder,
+    )
+
+
+def _locate(task: TaskSpec) -> Path:
+    source = Path(task.source).expanduser()
+    roots = dict.fromkeys([Path(), data_home(), Path("datasets")])
+    places = [source] if source.is_absolute() else [root / source for root in roots]
+    for place in places:
+        if place.is_dir():
+            return place
+    looked = ", ".join(map(str, places))
+    raise ConfigError(f"task {task.name}: no folder {task.source!r} (looked at {looked}); {_how_to_get(task.source)}")
+
+
+def _how_to_get(source: str) -> str:
+    if source.removeprefix("beir/") in PUBLIC_BEIR:
+        return f"run `searchtune data fetch {source}`, or set SEARCHTUNE_DATA to the folder that holds it"
+    return (
+        "make a BEIR folder of it (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), put it under ./datasets/ "
+        "or set SEARCHTUNE_DATA to the folder that holds it"
+    )

@@ -1,0 +1,182 @@
+"""The page's charts as Vega-Lite specs. They name no colours: the page's script gives them those of its theme."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import altair as alt
+import numpy as np
+
+from searchtune.evaluation.examples import shorten
+from searchtune.evaluation.report import HEADLINE, Report
+from searchtune.evaluation.wording import metric_label
+
+Spec = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+MOST_BARS = 1500
+"""Queries that the gain chart draws; of more, an even sample of the sorted gains, both ends included."""
+MOST_STEPS = 600
+"""Steps that the loss curve draws."""
+ALL = "all"
+
+
+def page_charts(report: Report) -> dict[str, Spec]:
+    """Every chart the report has data for, by the id of the element that shows it."""
+    charts = {f"slice-{name}": chart for name, chart in _slice_charts(report).items()}
+    if report.headline is not None and report.headline.ties < report.headline.n:
+        charts["gains"] = _gains(report)
+    curve = [row for row in report.training.get("curve", []) if row.get("loss") is not None]
+    dev = [row for row in report.training.get("curve", []) if row.get("dev") is not None]
+    if curve:
+        charts["loss"] = _loss(_thin(curve, MOST_STEPS))
+    if dev:
+        charts["dev"] = _dev(dev, str(report.training.get("dev_metric", HEADLINE)))
+    return charts
+
+
+def slice_rows(report: Report) -> Rows:
+    """One row for every slice, system and metric that has a mean; without an interval, the mean stands for it."""
+    return [
+        {
+            "slice": name,
+            "system": system,
+            "tuned": system in report.candidates,
+            "metric": metric,
+            "mean": estimate.mean,
+            "low": estimate.low if estimate.n > 1 else estimate.mean,
+            "high": estimate.high if estimate.n > 1 else estimate.mean,
+            "n": estimate.n,
+        }
+        for name, part in {ALL: report, **report.slices}.items()
+        for system, item in part.systems.items()
+        for metric, estimate in item.metrics.items()
+        if estimate.n
+    ]
+
+
+def gain_rows(report: Report) -> Rows:
+    """One row a query from the largest gain to the largest loss, thinned where there are very many."""
+    a, b = report.reference, report.tuned[0]
+    rows: Rows = [
+        {
+            "query": shorten(query.text, 140),
+            "id": query.id,
+            "slice": query.slice,
+            "before": query.scores[a],
+            "after": query.scores[b],
+            "gain": round(query.scores[b] - query.scores[a], 6),
+        }
+        for query in report.per_query
+    ]
+    rows.sort(key=lambda row: (-row["gain"], row["slice"], row["id"]))
+    return [{"rank": rank, **row} for rank, row in enumerate(_thin(rows, MOST_BARS), start=1)]
+
+
+def _slice_charts(report: Report) -> dict[str, Spec]:
+    """One interval plot a slice, all on the same scale, which spans every interval of the chosen metric."""
+    rows = slice_rows(report)
+    order = list(report.systems)
+    names = [name for name, part in {ALL: report, **report.slices}.items() if part.n]
+    return {name: _interval_plot(rows, name, order, report.reference) for name in names}
+
+
+def _interval_plot(rows: Rows, name: str, order: list[str], reference: str) -> Spec:
+    metric = alt.param(name="metric", value=HEADLINE)
+    scale = alt.Scale(zero=False, nice=True)
+    x = alt.X("low:Q", scale=scale, title=None, axis=alt.Axis(format=".2f", tickCount=5))
+    y = alt.Y("system:N", sort=order, title=None, axis=alt.Axis(labelLimit=150))
+    every = _chart().transform_filter("datum.metric === metric")
+    shown = every.transform_filter(alt.datum.slice == name)
+    marks = shown.transform_calculate(kind="datum.tuned ? 'tuned' : 'not tuned'").encode(
+        y=y,
+        color=alt.Color("kind:N", scale=alt.Scale(domain=["tuned", "not tuned"]), legend=None),
+        tooltip=[
+            alt.Tooltip("system:N"),
+            alt.Tooltip("mean:Q", format=".3f"),
+            alt.Tooltip("low:Q", format=".3f", title="95% from"),
+            alt.Tooltip("high:Q", format=".3f", title="95% to"),
+            alt.Tooltip("n:Q", title="queries"),
+        ],
+    )
+    layers = [
+        every.mark_rule(opacity=0, tooltip=None, aria=False).encode(x=x, x2="high:Q", y=y),  # spans the common scale
+        shown.transform_filter(alt.datum.system == reference)
+        .mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False)
+        .encode(x=alt.X("mean:Q", scale=scale)),
+        marks.mark_rule(strokeWidth=3, strokeCap="round", opacity=0.55).encode(x=x, x2="high:Q"),
+        marks.mark_point(filled=True, size=95, opacity=1).encode(x=alt.X("mean:Q", scale=scale)),
+    ]
+    chart = alt.layer(*layers).add_params(metric).properties(width="container", height=30 * len(order))
+    return _spec(chart, rows, f"Mean and 95% interval of every system, {name} queries")
+
+
+def _gains(report: Report) -> Spec:
+    label = metric_label(HEADLINE)
+    rows = gain_rows(report)
+    slices = [name for name in ("unseen", "seen", "unknown") if any(row["slice"] == name for row in rows)]
+    pick = alt.selection_point(fields=["slice"], bind="legend")
+    bars = (
+        _chart()
+        .mark_bar()
+        .encode(
+            x=alt.X("rank:O", axis=None, scale=alt.Scale(paddingInner=0.08 if len(rows) < 400 else 0)),
+            y=alt.Y("gain:Q", title=f"change in {label}", axis=alt.Axis(format="+.1f")),
+            color=alt.Color("slice:N", scale=alt.Scale(domain=slices), title=None),
+            opacity=alt.when(pick).then(alt.value(1)).otherwise(alt.value(0.12)),
+            tooltip=[
+                alt.Tooltip("query:N"),
+                alt.Tooltip("gain:Q", format="+.3f"),
+                alt.Tooltip("before:Q", format=".3f", title=report.reference),
+                alt.Tooltip("after:Q", format=".3f", title=report.tuned[0]),
+                alt.Tooltip("slice:N"),
+                alt.Tooltip("id:N"),
+            ],
+        )
+        .add_params(pick)
+        .properties(width="container", height=260)
+    )
+    return _spec(bars, rows, f"Change in {label} of every query, from the largest gain to the largest loss")
+
+
+def _loss(rows: Rows) -> Spec:
+    tooltip = [
+        alt.Tooltip("step:Q"),
+        alt.Tooltip("loss:Q", format=".4f"),
+        alt.Tooltip("lr:Q", format=".2e", title="rate"),
+    ]
+    base = _chart().encode(
+        x=alt.X("step:Q", title="step", axis=alt.Axis(format="d", tickCount=6)),
+        y=alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False)),
+    )
+    hover = base.mark_point(filled=True, size=120, opacity=0).encode(tooltip=tooltip)
+    chart = alt.layer(base.mark_line(strokeWidth=2), hover).properties(width="container", height=220)
+    return _spec(chart, rows, "Training loss by step")
+
+
+def _dev(rows: Rows, metric: str) -> Spec:
+    base = _chart().encode(
+        x=alt.X("step:Q", title="step", axis=alt.Axis(format="d", tickCount=6)),
+        y=alt.Y("dev:Q", title=f"dev {metric_label(metric)}", scale=alt.Scale(zero=False, padding=12)),
+        tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("dev:Q", format=".4f", title=metric_label(metric))],
+    )
+    line, points = base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=90, opacity=1)
+    return _spec(alt.layer(line, points).properties(width="container", height=220), rows, "Dev metric by step")
+
+
+def _chart() -> alt.Chart:
+    """A chart whose rows `_spec` puts in: altair would copy and check each of them."""
+    return alt.Chart(alt.NamedData("rows"))
+
+
+def _spec(chart: Any, rows: Rows, description: str) -> Spec:
+    """The spec without altair's own theme, described for screen readers."""
+    spec = cast(Spec, chart.properties(description=description).to_dict())
+    return {key: value for key, value in spec.items() if key != "config"} | {"data": {"values": rows}}
+
+
+def _thin(rows: Rows, most: int) -> Rows:
+    """At most `most` rows, evenly spaced, first and last included."""
+    if len(rows) <= most:
+        return rows
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]

@@ -1,0 +1,126 @@
+"""`report.html`: a report as one file that needs no network, for people.
+
+The page forbids itself all connections (its content security policy), carries Vega once, and escapes every text that
+comes from data. It is made from the `Report` alone, so that it can be made again from `report.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from searchtune.evaluation import wording
+from searchtune.evaluation.charts import ALL, MOST_BARS, page_charts
+from searchtune.evaluation.report import HEADLINE, Report
+from searchtune.evaluation.verdict import Outcome, outcome, verdict
+from searchtune.storage.atomic import write_text
+
+_BADGES = {
+    Outcome.GAIN: ("good", "Gain holds"),
+    Outcome.SEEN_ONLY: ("bad", "Gain lives only in seen queries"),
+    Outcome.UNSETTLED: ("caution", "Gain not settled on unseen queries"),
+    Outcome.INDISTINCT: ("caution", "Memory or learning: cannot tell"),
+    Outcome.UNCHECKED: ("caution", "Overlap with training not checked"),
+    Outcome.NO_GAIN: ("neutral", "Tuning did not help"),
+    Outcome.HARM: ("bad", "Tuning made it worse"),
+    Outcome.TOO_FEW: ("neutral", "Too few queries"),
+    Outcome.NOT_COMPARED: ("neutral", "Nothing to compare"),
+}
+_SLICES = {
+    ALL: "every judged query",
+    "unseen": "training never saw their relevant documents",
+    "seen": "share a relevant document with training",
+    "residual": "documents that training saw are taken out of ranking and labels",
+}
+
+
+def render_page(report: Report) -> str:
+    """The whole page as HTML."""
+    tone, badge = _BADGES[outcome(report)]
+    headline, *reasons = verdict(report)
+    charts = page_charts(report)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            tone=tone,
+            badge=badge,
+            headline=headline,
+            reasons=reasons,
+            charts=charts,
+            parts={ALL: report, **report.slices},
+            slice_notes=_SLICES,
+            headline_metric=HEADLINE,
+            most_bars=MOST_BARS,
+            facts_of_training=_facts(report.training),
+            cost_columns=list(dict.fromkeys(key for row in report.costs.values() for key in row)),
+            vega=_vega() if charts else "",
+        )
+    )
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Write the page, whole or not at all."""
+    write_text(path, render_page(report))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("searchtune.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        figure=wording.figure,
+        signed=wording.signed,
+        p_text=wording.p_text,
+        interval=wording.interval,
+        metric_label=wording.metric_label,
+        queries=wording.queries,
+        words=_words,
+        value=_value,
+    )
+    return environment
+
+
+@cache
+def _vega() -> Markup:
+    """Vega, Vega-Lite and vega-embed as one script, safe to stand inside a script element."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
+    return Markup(bundle.replace("</script", "<\\/script"))
+
+
+def _facts(training: Mapping[str, Any]) -> dict[str, Any]:
+    """What training says of itself beside its curve."""
+    return {key: value for key, value in training.items() if key != "curve" and value is not None}
+
+
+def _words(key: str) -> str:
+    """`queries per second` for `queries_per_second`, `index MB` for `index_mb`."""
+    return " ".join({"mb": "MB", "gb": "GB"}.get(word, word) for word in key.split("_"))
+
+
+def _value(value: Any) -> str:
+    """A number with a sensible count of digits, anything else as its text."""
+    if value is None:
+        return wording.NO_FIGURE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_value(item) for item in value)
+    return str(value)

@@ -1,0 +1,210 @@
+"""`Report`: what an evaluation found, as frozen models that are written to and read from `report.json`.
+
+A comparison always goes from `a`, the reference, to `b`, the candidate: `delta` is b minus a, and `wins` counts the
+queries on which b is better. A figure that cannot be had (no query, no interval from one query) is NaN here and null
+in JSON.
+
+This module does not know how figures are computed or shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+
+from searchtune.errors import DataError
+from searchtune.metrics.significance import Estimate
+from searchtune.specs.base import Spec
+from searchtune.storage.atomic import write_json
+
+HEADLINE = "ndcg@10"
+"""The metric that the verdict, the per-query gains and the examples speak of."""
+METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
+"""The metrics of every report."""
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: NaN and infinities become null, numpy scalars numbers, anything unknown its text."""
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def _estimate(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        mean, low, high = (math.nan if value.get(key) is None else value[key] for key in ("mean", "low", "high"))
+        return Estimate(mean, low, high, value.get("n", 0))
+    return value
+
+
+Figure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value), PlainSerializer(plain)]
+"""A float that may be NaN, which JSON writes as null."""
+JsonEstimate = Annotated[Estimate, BeforeValidator(_estimate), PlainSerializer(lambda it: plain(it._asdict()))]
+SliceName = Literal["unseen", "seen", "unknown"]
+
+
+class Part(Spec):
+    """A piece of a report, where a figure may be NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+
+class SystemScores(Part):
+    """How one system did on one set of queries."""
+
+    metrics: dict[str, JsonEstimate]
+    missing: int = 0
+    """Judged queries for which the system returned nothing at all; each counts 0."""
+
+
+class Comparison(Part):
+    """A paired comparison of two systems on the same queries."""
+
+    a: str
+    b: str
+    metric: str
+    delta: Figure
+    low: Figure
+    high: Figure
+    n: int
+    p_value: Figure
+    wins: int
+    ties: int
+    losses: int
+    mde: Figure
+    """The smallest true difference that this many queries would show with 80% power."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is beyond chance at 5%."""
+        return self.p_value < 0.05
+
+
+class Slice(Part):
+    """Figures of all systems over one set of queries."""
+
+    n: int
+    systems: dict[str, SystemScores]
+    comparisons: list[Comparison]
+
+    def estimate(self, system: str, metric: str = HEADLINE) -> Estimate:
+        return self.systems[system].metrics[metric]
+
+    def best(self, metric: str) -> float:
+        """The highest mean that any system has here; NaN where none has any."""
+        means = (item.metrics[metric].mean for item in self.systems.values())
+        return max((mean for mean in means if not math.isnan(mean)), default=math.nan)
+
+    def comparison(self, a: str, b: str, metric: str = HEADLINE) -> Comparison | None:
+        """The comparison of `a` with `b`, or None where it was not made."""
+        wanted = (item for item in self.comparisons if (item.a, item.b, item.metric) == (a, b, metric))
+        return next(wanted, None)
+
+
+class QueryScores(Part):
+    """One judged query: its text, which slice it is in, and the headline metric of every system."""
+
+    id: str
+    text: str
+    slice: SliceName
+    scores: dict[str, float]
+
+
+class Hit(Part):
+    """One document of a ranking, cut short for showing."""
+
+    id: str
+    title: str
+    snippet: str
+    grade: int | None
+    """The label, or None where nobody judged the document."""
+    relevant: bool
+
+
+class Wanted(Part):
+    """A relevant document and the rank, counted from 1, that each system gave it; None where it is not in the run."""
+
+    id: str
+    title: str
+    rank_a: int | None
+    rank_b: int | None
+
+
+class Example(Part):
+    """A query that gained or lost much, with the top documents of both systems."""
+
+    id: str
+    text: str
+    slice: SliceName
+    gain: float
+    wanted: list[Wanted]
+    top_a: list[Hit]
+    top_b: list[Hit]
+
+
+class Examples(Part):
+    """The queries with the largest gains and losses of `b` over `a`."""
+
+    a: str
+    b: str
+    best: list[Example]
+    worst: list[Example]
+
+
+class Report(Slice):
+    """The figures over all judged queries, the same by slice, and all that explains them."""
+
+    format: Literal[1] = 1
+    collection: str
+    split: str
+    reference: str
+    tuned: list[str]
+    metrics: list[str]
+    overlap_measured: bool
+    """Whether it is known which queries share a relevant document with training."""
+    slices: dict[str, Slice]
+    """`unseen`, `seen` and `residual`; one that is absent has n 0."""
+    per_query: list[QueryScores]
+    examples: Examples | None
+    training: dict[str, Any]
+    costs: dict[str, dict[str, Any]]
+    provenance: dict[str, Any]
+
+    @property
+    def candidates(self) -> set[str]:
+        """The systems that hold something tuned: those that are compared with a reference."""
+        return {it.b for it in self.comparisons}
+
+    @property
+    def headline(self) -> Comparison | None:
+        """The reference against the first tuned system on the headline metric over all queries."""
+        return self.comparison(self.reference, self.tuned[0]) if self.tuned else None
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write `report.json`, whole or not at all."""
+    write_json(path, report.model_dump(mode="json"))
+
+
+def read_report(path: Path) -> Report:
+    """Read what `write_report` wrote; a `DataError` says what is wrong with the file."""
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DataError(f"{path}: not a report: {place}: {first['msg'].lower()}") from error

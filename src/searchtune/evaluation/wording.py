@@ -1,0 +1,57 @@
+"""How figures and names are written wherever a person reads them: verdict, terminal table and page."""
+
+from __future__ import annotations
+
+import math
+
+from searchtune.evaluation.report import Comparison
+from searchtune.metrics.ranking import parse_metric
+from searchtune.metrics.significance import Estimate
+
+_NAMES = {"ndcg": "nDCG", "recall": "Recall", "precision": "Precision", "mrr": "MRR", "map": "MAP", "hit": "Hit"}
+NO_FIGURE = "–"
+"""Stands where a figure cannot be had."""
+
+
+def metric_label(metric: str) -> str:
+    """`nDCG@10` for `ndcg@10`."""
+    parsed = parse_metric(metric)
+    return str(parsed).replace(parsed.name, _NAMES.get(parsed.name, parsed.name), 1)
+
+
+def figure(value: float) -> str:
+    """Three decimals: `0.646`."""
+    return NO_FIGURE if math.isnan(value) else f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """Three decimals with the sign: `+0.144`, `−0.020`, `0.000`."""
+    if math.isnan(value):
+        return NO_FIGURE
+    rounded = round(value, 3)
+    return f"{rounded:+.3f}".replace("-", "−") if rounded else "0.000"
+
+
+def p_text(p_value: float) -> str:
+    """`p < 0.001`, `p = 0.032`, or that there is no test."""
+    if math.isnan(p_value):
+        return "no test"
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def interval(estimate: Estimate) -> str:
+    """`0.601–0.690`, or a dash."""
+    return NO_FIGURE if math.isnan(estimate.low) else f"{estimate.low:.3f}–{estimate.high:.3f}"
+
+
+def change(comparison: Comparison) -> str:
+    """`+0.144 (95% interval +0.110 to +0.180, p < 0.001)`."""
+    if math.isnan(comparison.low):
+        return f"{signed(comparison.delta)} ({p_text(comparison.p_value)})"
+    low, high = signed(comparison.low), signed(comparison.high)
+    return f"{signed(comparison.delta)} (95% interval {low} to {high}, {p_text(comparison.p_value)})"
+
+
+def queries(n: int, which: str = "") -> str:
+    """`1 query`, `300 queries`, `104 unseen queries`."""
+    return " ".join(filter(None, (f"{n:,}", which, "query" if n == 1 else "queries")))

@@ -1,0 +1,133 @@
+"""Putting LoRA on an encoder (the only caller of peft), training it fast, and reading its weights back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from searchtune.errors import ConfigError, did_you_mean
+from searchtune.models.encoder import Encoder
+from searchtune.models.layers import layer_stack
+from searchtune.specs.recipe import LoraMethod
+
+ADAPTER = "default"
+
+
+class Adapter:
+    """LoRA weights inside an encoder's backbone. The backbone is changed in place; `peft_model` wraps it."""
+
+    def __init__(self, peft_model: PeftModel) -> None:
+        self.peft_model = peft_model
+        self.parameters: dict[str, nn.Parameter] = {
+            name: parameter for name, parameter in peft_model.named_parameters() if parameter.requires_grad
+        }
+
+    @property
+    def trainable(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
+    def total(self) -> int:
+        """How many numbers the model has, adapter included."""
+        return sum(parameter.numel() for parameter in self.peft_model.parameters())
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the weights on the CPU, under peft's parameter names."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the weights; names must match exactly."""
+        if state.keys() != self.parameters.keys():
+            raise ValueError(f"adapter weights differ in {sorted(state.keys() ^ self.parameters.keys())[:3]}")
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[name])
+
+
+def add_lora(encoder: Encoder, method: LoraMethod, *, seed: int) -> Adapter:
+    """Put LoRA on the encoder's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.
+
+    Raises:
+        ConfigError: a target module that no layer has, or more top layers than there are.
+    """
+    name, stack = layer_stack(encoder.backbone)
+    linears = sorted(path for path, module in stack[0].named_modules() if isinstance(module, nn.Linear))
+    targets = linears if method.target_modules == "all-linear" else method.target_modules
+    for target in targets:
+        if not any(path == target or path.endswith(f".{target}") for path in linears):
+            raise ConfigError(f"method.target_modules: no layer has {target!r}{did_you_mean(target, linears)}")
+    top = method.top_layers or len(stack)
+    if top > len(stack):
+        raise ConfigError(f"method.top_layers is {top}, but the base has {len(stack)} layers")
+    config = LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,  # type: ignore[arg-type]
+        lora_dropout=method.dropout,
+        target_modules=targets,
+        layers_to_transform=list(range(len(stack) - top, len(stack))),
+        layers_pattern=name.rpartition(".")[2],
+        use_rslora=method.rslora,
+        task_type="FEATURE_EXTRACTION",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapter = Adapter(get_peft_model(encoder.backbone, config, adapter_name=ADAPTER))
+    for layer in _lora_layers(encoder):
+        layer.train()
+        if not method.dropout and type(layer) is LoraLinear:
+            layer.forward = MethodType(_fused_forward, layer)  # type: ignore[method-assign]
+    return adapter
+
+
+def _lora_layers(encoder: Encoder) -> list[LoraLinear]:
+    return [module for module in encoder.backbone.modules() if isinstance(module, LoraLinear)]
+
+
+class _FusedLora(torch.autograd.Function):
+    """`x (W + s B A)^T + b` as one matrix product, with gradients for A and B only.
+
+    Written out, LoRA costs three products and several copies a layer forward and more backward; with W frozen, one full-size
+    product forward and one backward are enough, and the four products of the gradient are as thin as the rank.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        x, merged, bias, a, b, scale = args
+        ctx.save_for_backward(x, merged, a, b)
+        ctx.scale = scale
+        return nn.functional.linear(x, merged, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, merged, a, b = ctx.saved_tensors
+        (grad,) = grads
+        grad_x = grad @ merged if ctx.needs_input_grad[0] else None
+        flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])  # (tokens, out), (tokens, in)
+        low_grad = flat_grad @ b.to(x.dtype)  # (tokens, rank)
+        low_x = flat_x @ a.to(x.dtype).T  # (tokens, rank)
+        grad_a = ctx.scale * (low_grad.T @ flat_x).to(a.dtype)
+        grad_b = ctx.scale * (flat_grad.T @ low_x).to(b.dtype)
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+def _fused_forward(layer: LoraLinear, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Replaces `LoraLinear.forward` where there is one adapter without dropout."""
+    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    scale = layer.scaling[ADAPTER]
+    base: Any = layer.base_layer
+    version = (a._version, b._version)
+    cached = getattr(layer, "_searchtune_merged", None)
+    if cached is None or cached[0] != version:
+        with torch.no_grad():
+            merged = (base.weight.float() + scale * (b.float() @ a.float())).to(base.weight.dtype)
+        cached = (version, merged)
+        layer._searchtune_merged = cached  # type: ignore[assignment]
+    result: Tensor = _FusedLora.apply(x, cached[1], base.bias, a, b, scale)
+    return result

@@ -1,0 +1,146 @@
+"""`Encoder`: a transformer with pooling, the module that is trained, evaluated and saved.
+
+It reads chunks (token ids, or hidden states cached below its adapted layers) and gives unit vectors. It does not know
+tasks, losses or files other than its base.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModel, AutoTokenizer
+
+from searchtune.errors import ModelError
+from searchtune.models.inputs import Chunk, Store, length_sorted_chunks, tokenise
+from searchtune.models.layout import Layout, Pooling, read_layout
+from searchtune.types import FloatArray, IntArray
+
+Attention = Literal["eager", "sdpa"]
+
+
+class Encoder(nn.Module):
+    """Transformer, pooling and normalisation.
+
+    `forward` takes all chunks of a batch at once, so that a distributed wrapper sees one forward pass a step.
+    """
+
+    def __init__(self, backbone: Any, tokenizer: Any, layout: Layout) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.layout = layout
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the frozen weights, in which activations flow."""
+        return next(p.dtype for p in self.backbone.parameters() if not p.requires_grad)
+
+    @property
+    def dim(self) -> int:
+        return int(self.backbone.config.hidden_size)
+
+    def forward(self, chunks: Sequence[Chunk], recompute: bool = False) -> Tensor:
+        """Vectors of all texts of all chunks, in their order.
+
+        With `recompute`, only vectors are kept and each chunk is encoded again in the backward pass: gradient caching
+        (Gao et al. 2021, arXiv:2101.06983) written as activation checkpointing, with the same gradients.
+
+        Shape: (texts, dim) float32.
+        """
+        if recompute and torch.is_grad_enabled():
+            vectors = [checkpoint(self.encode_chunk, chunk, use_reentrant=False) for chunk in chunks]
+        else:
+            vectors = [self.encode_chunk(chunk) for chunk in chunks]
+        return torch.cat([vector for vector in vectors if vector is not None])
+
+    def encode_chunk(self, chunk: Chunk) -> Tensor:
+        """Vectors of one chunk. Shape: (texts, dim) float32."""
+        hidden = chunk.hidden.to(self.dtype) if chunk.hidden is not None else None
+        states = self.backbone(input_ids=chunk.ids, inputs_embeds=hidden, attention_mask=chunk.mask).last_hidden_state
+        vectors = pool(states, chunk.mask, self.layout.pooling)  # (texts, dim)
+        return nn.functional.normalize(vectors, dim=-1) if self.layout.normalise else vectors
+
+    @torch.no_grad()
+    def encode_store(self, store: Store, texts: IntArray | None = None, *, tokens_per_chunk: int = 8192) -> FloatArray:
+        """Vectors of the texts of a store, or of some of them. Shape: (texts, dim)."""
+        texts = np.arange(len(store.lengths)) if texts is None else texts
+        result = np.zeros((len(texts), self.dim), dtype=np.float32)
+        with inference(self):
+            for rows in length_sorted_chunks(store.lengths[texts], tokens_per_chunk):
+                result[rows] = self.encode_chunk(store.chunk(texts[rows], self.device)).float().cpu().numpy()
+        return result
+
+    def encode(self, texts: Sequence[str], *, max_tokens: int, prompt: str = "") -> FloatArray:
+        """Vectors of texts, each cut at `max_tokens` after `prompt`. Shape: (texts, dim)."""
+        return self.encode_store(tokenise(self.tokenizer, texts, max_tokens, prompt))
+
+
+def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """One vector a text from its token states, summed in float32.
+
+    Shape: states (texts, tokens, dim), mask (texts, tokens) -> (texts, dim).
+    """
+    if pooling == "cls":
+        return states[:, 0].float()
+    if pooling == "last":
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        return states[torch.arange(len(states), device=states.device), last].float()
+    weights = mask[..., None].to(states.dtype)  # (texts, tokens, 1)
+    if pooling == "max":
+        return states.masked_fill(weights == 0, float("-inf")).amax(1).float()
+    total = torch.einsum("ntd,nt->nd", states.float(), mask.float())
+    return total / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def load_encoder(folder: Path, *, dtype: torch.dtype, device: torch.device, attention: Attention = "sdpa") -> Encoder:
+    """The base in `folder`, frozen, in `dtype` on `device`.
+
+    Raises:
+        ModelError: the folder cannot be opened, or its pooling is not supported.
+    """
+    layout = read_layout(folder)
+    try:
+        backbone = AutoModel.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=False, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: transformers cannot open this model: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    backbone.requires_grad_(False).eval().to(device)
+    return Encoder(backbone, tokenizer, layout)
+
+
+@contextmanager
+def inference(encoder: Encoder) -> Iterator[None]:
+    """Evaluate with the fused attention kernel, then put training's setting back: its backward pass is slow on CPUs."""
+    before = encoder.backbone.config._attn_implementation
+    training = encoder.training
+    encoder.backbone.config._attn_implementation = "sdpa"
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.backbone.config._attn_implementation = before
+        encoder.train(training)
+
+
+def free(encoder: Encoder) -> None:
+    """Drop a model that is no longer needed, and give its memory back."""
+    encoder.backbone = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,136 @@
+"""Texts made ready for an encoder: token ids in one flat array, and batches of similar length cut from them.
+
+Nothing here knows a model: `TokenStore` holds ids, `HiddenStore` holds the hidden states below the adapted layers,
+and both hand out padded chunks of the same form, so that training need not know which of the two it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from searchtune.types import IntArray
+
+_MAX_PADDING = 0.2
+"""A chunk is closed early where its shortest text would be more than this share padding."""
+_MIN_CHUNK = 2048
+"""Chunks below this many tokens are never closed early: tiny matrices waste more than padding does."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some texts of similar length, padded to the longest.
+
+    Shape: ids (texts, tokens) int64, or hidden (texts, tokens, dim); mask (texts, tokens) int64.
+    """
+
+    mask: Tensor
+    ids: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+class Store(Protocol):
+    """Anything that knows the length of each text and can pad some of them into a chunk."""
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens in each text. Shape: (texts,)."""
+
+    def chunk(self, texts: IntArray, device: torch.device) -> Chunk:
+        """The given texts, padded to the longest of them."""
+
+
+class TokenStore:
+    """Token ids of many texts, cut at a limit, special tokens included."""
+
+    def __init__(self, ids: IntArray, offsets: IntArray, truncated: int) -> None:
+        self.ids = ids
+        self.offsets = offsets
+        self.truncated = truncated
+        """How many texts were longer than the limit."""
+
+    @property
+    def lengths(self) -> IntArray:
+        return np.diff(self.offsets)
+
+    def chunk(self, texts: IntArray, device: torch.device) -> Chunk:
+        mask = _mask(self.lengths[texts])
+        ids = torch.zeros(mask.shape, dtype=torch.int64)
+        ids[mask.bool()] = torch.from_numpy(_gather(self.ids, self.offsets, texts))
+        return Chunk(mask=mask.to(device), ids=ids.to(device))
+
+    @classmethod
+    def joined(cls, parts: Sequence[TokenStore]) -> TokenStore:
+        """One store with the texts of `parts` one after the other."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        return cls(np.concatenate([part.ids for part in parts]), offsets, sum(part.truncated for part in parts))
+
+
+class HiddenStore:
+    """Hidden states of many texts at one layer, flat. Shape: hidden (all tokens, dim)."""
+
+    def __init__(self, hidden: Tensor, offsets: IntArray) -> None:
+        self.hidden = hidden
+        self.offsets = offsets
+
+    @property
+    def lengths(self) -> IntArray:
+        return np.diff(self.offsets)
+
+    def chunk(self, texts: IntArray, device: torch.device) -> Chunk:
+        mask = _mask(self.lengths[texts])
+        rows = torch.from_numpy(_gather(np.arange(self.offsets[-1]), self.offsets, texts))
+        hidden = torch.zeros((*mask.shape, self.hidden.shape[1]), dtype=self.hidden.dtype)
+        hidden[mask.bool()] = self.hidden[rows]
+        return Chunk(mask=mask.to(device), hidden=hidden.to(device))
+
+
+def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int, prompt: str = "") -> TokenStore:
+    """Token ids of `prompt + text` for every text, cut at `max_tokens`."""
+    pieces: list[list[int]] = []
+    truncated = 0
+    for start in range(0, len(texts), 4096):
+        batch = [prompt + text for text in texts[start : start + 4096]]
+        ids = tokenizer(batch, truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+        truncated += sum(len(row) >= max_tokens for row in ids)
+        pieces.extend(ids)
+    lengths = np.fromiter((len(piece) for piece in pieces), dtype=np.int64, count=len(pieces))
+    flat = np.fromiter((token for piece in pieces for token in piece), dtype=np.int64, count=int(lengths.sum()))
+    return TokenStore(flat, np.concatenate(([0], np.cumsum(lengths))), truncated)
+
+
+def length_sorted_chunks(lengths: IntArray, max_tokens: int) -> Iterator[IntArray]:
+    """Positions of texts grouped by falling length, so that a padded group has at most `max_tokens` tokens.
+
+    A text longer than `max_tokens` stands alone. Ties keep their order, so the grouping is deterministic.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        stop = min(len(order), start + max(1, max_tokens // longest))
+        early = start + max(1, -(-_MIN_CHUNK // longest))
+        if early < stop:
+            too_short = lengths[order[early:stop]] < (1 - _MAX_PADDING) * longest
+            stop = early + int(np.argmax(too_short)) if too_short.any() else stop
+        yield order[start:stop]
+        start = stop
+
+
+def _mask(lengths: IntArray) -> Tensor:
+    width = int(lengths.max(initial=1))
+    return (torch.arange(width)[None, :] < torch.from_numpy(lengths)[:, None]).long()
+
+
+def _gather(flat: IntArray, offsets: IntArray, texts: IntArray) -> IntArray:
+    """The entries of the given rows of a ragged array, one row after the other."""
+    lengths = np.diff(offsets)[texts]
+    ends = np.cumsum(lengths)
+    within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return flat[np.repeat(offsets[texts], lengths) + within]

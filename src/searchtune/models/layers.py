@@ -1,0 +1,130 @@
+"""The stack of transformer layers inside a backbone, and cutting the backbone in two at one of them.
+
+The lower part of a frozen prefix never changes, so its hidden states are computed once (`hidden_states_below`) and training
+runs `without_prefix`: the same backbone, its embeddings handing the cached states on and its lower layers left out. Masks,
+positions and final norms stay the library's own, and `prefix_is_exact` proves on real texts that nothing else is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from searchtune.errors import ModelError
+from searchtune.models.encoder import Encoder, inference
+from searchtune.models.inputs import HiddenStore, TokenStore, length_sorted_chunks
+from searchtune.types import IntArray
+
+_EXACT = 2e-2
+"""Largest component by which split and whole vectors may differ: twice what rounding cached states to bf16 costs."""
+
+
+def layer_stack(backbone: Any) -> tuple[str, nn.ModuleList]:
+    """Dotted name and modules of the transformer layers: the longest list of modules of one class."""
+    stacks = [
+        (name, module)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) and len({type(layer) for layer in module}) == 1
+    ]
+    if not stacks:
+        raise ModelError(f"{type(backbone).__name__} has no list of transformer layers that searchtune can find")
+    return max(stacks, key=lambda stack: len(stack[1]))
+
+
+class _HandOn(nn.Module):
+    """Stands in for an embedding module and returns the states it is given."""
+
+    def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **_: Any) -> Tensor | None:
+        return inputs_embeds
+
+
+@contextmanager
+def without_prefix(encoder: Encoder, top_layers: int) -> Iterator[None]:
+    """Within this block the encoder reads hidden states of the layer `top_layers` below its top."""
+    backbone = encoder.backbone
+    name, stack = layer_stack(backbone)
+    parent, _, leaf = name.rpartition(".")
+    holder = backbone.get_submodule(parent)
+    embeddings = getattr(backbone, "embeddings", None)
+    setattr(holder, leaf, nn.ModuleList(list(stack)[len(stack) - top_layers :]))
+    if embeddings is not None:
+        backbone.embeddings = _HandOn()
+    try:
+        yield
+    finally:
+        setattr(holder, leaf, stack)
+        if embeddings is not None:
+            backbone.embeddings = embeddings
+
+
+class _Reached(Exception):
+    """The states below the adapted layers are known; the rest of the forward pass is not needed."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+@torch.no_grad()
+def hidden_states_below(
+    encoder: Encoder, store: TokenStore, top_layers: int, *, tokens_per_chunk: int = 8192
+) -> HiddenStore:
+    """Hidden states entering the last `top_layers` layers, for every token of every text, in bf16.
+
+    Shape: hidden (all tokens, dim): 2 x dim bytes a token.
+    """
+    _, stack = layer_stack(encoder.backbone)
+    check_depth(top_layers, len(stack))
+
+    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+    hook = stack[len(stack) - top_layers].register_forward_pre_hook(stop, with_kwargs=True)
+    hidden = torch.zeros((len(store.ids), encoder.dim), dtype=torch.bfloat16)
+    try:
+        with inference(encoder):
+            for texts in length_sorted_chunks(store.lengths, tokens_per_chunk):
+                chunk = store.chunk(texts, encoder.device)
+                try:
+                    encoder.backbone(input_ids=chunk.ids, attention_mask=chunk.mask)
+                except _Reached as reached:
+                    rows = torch.from_numpy(_token_rows(store.offsets, texts))
+                    hidden[rows] = reached.states[chunk.mask.bool()].to("cpu", torch.bfloat16)
+    finally:
+        hook.remove()
+    return HiddenStore(hidden, store.offsets)
+
+
+def check_depth(top_layers: int, layers: int) -> None:
+    """A prefix needs at least one layer to cache."""
+    if top_layers >= layers:
+        raise ModelError(f"method.top_layers is {top_layers}, but the base has {layers} layers: nothing is left to cache")
+
+
+def prefix_difference(encoder: Encoder, tokens: TokenStore, hidden: HiddenStore, top_layers: int) -> float:
+    """Largest difference of a vector's component between the whole model and the model fed from the cache."""
+    texts = np.unique(np.linspace(0, len(tokens.lengths) - 1, num=min(16, len(tokens.lengths)), dtype=np.int64))
+    whole = encoder.encode_store(tokens, texts)
+    with without_prefix(encoder, top_layers):
+        split = encoder.encode_store(hidden, texts)
+    return float(np.abs(whole - split).max(initial=0.0))
+
+
+def check_prefix(encoder: Encoder, tokens: TokenStore, hidden: HiddenStore, top_layers: int) -> float:
+    """Raise a `ModelError` where this architecture does not give the same vectors from the cache; else the difference."""
+    difference = prefix_difference(encoder, tokens, hidden, top_layers)
+    if difference > _EXACT:
+        raise ModelError(
+            f"{type(encoder.backbone).__name__} cannot be cut below its last {top_layers} layers: vectors from the cache "
+            f"differ by {difference:.3g}; set frozen_prefix: false"
+        )
+    return difference
+
+
+def _token_rows(offsets: IntArray, texts: IntArray) -> IntArray:
+    return np.concatenate([np.arange(offsets[t], offsets[t + 1]) for t in texts])

@@ -1,0 +1,109 @@
+"""The house keeps its own rules: cheap start, small files, valid YAML, pins that fit, a public API that is there."""
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import searchtune
+from searchtune.cli.main import COMMANDS
+from searchtune.specs.base import parse_spec, read_yaml
+from searchtune.specs.recipe import EmbedRecipe
+from searchtune.specs.task import TaskSpec
+from searchtune.storage.assets import find_asset
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+HEAVY = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "datasets", "faiss", "altair", "scipy"}
+RECIPES = {"embed": EmbedRecipe}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import searchtune", "import searchtune; searchtune.Collection, searchtune.EmbedRecipe"]
+    + [
+        f"from typer.testing import CliRunner\nfrom searchtune.cli.main import app\nCliRunner().invoke(app, {args!r})"
+        for args in (["--help"], *([name, "--help"] for name in COMMANDS))
+    ],
+)
+def test_starting_loads_nothing_heavy(code):
+    report = "\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_sources_are_small(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_data_never_becomes_code(path):
+    banned = {"trust_remote_code": True, "allow_pickle": True, "weights_only": False}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+            assert not names & {"pickle", "marshal", "shelve", "dill", "cloudpickle"}, f"line {node.lineno}"
+        if isinstance(node, ast.keyword) and node.arg in banned and isinstance(node.value, ast.Constant):
+            assert node.value.value is not banned[node.arg], f"line {node.lineno}: {node.arg}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=relative)
+def test_every_recipe_is_valid(path):
+    stage = path.relative_to(ROOT / "configs").parts[0]
+    recipe = parse_spec(RECIPES[stage], read_yaml(path), relative(path))
+    assert recipe.kind == stage
+    assert find_asset("tasks", recipe.task).is_relative_to(ROOT / "tasks")
+    assert path.read_text(encoding="utf-8").startswith("#"), "a recipe opens with a comment: its launch command"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tasks").rglob("*.yaml")), ids=relative)
+def test_every_task_is_valid(path):
+    task = parse_spec(TaskSpec, read_yaml(path), relative(path))
+    assert task.licence != "unknown"
+    assert task.description
+
+
+def test_root_folders_hold_no_importable_code():
+    for folder in ("tasks", "configs", "eval", "data"):
+        assert not list((ROOT / folder).rglob("*.py"))
+
+
+def test_public_names_are_there_and_told_to_type_checkers():
+    tree = ast.parse((ROOT / "src" / "searchtune" / "__init__.py").read_text(encoding="utf-8"))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.name: node.module for node in guarded.body for alias in node.names}
+    assert told == searchtune._HOMES
+    for name in told:
+        assert getattr(searchtune, name).__name__ == name
+        assert name in dir(searchtune)
+    with pytest.raises(AttributeError, match="has no attribute 'Colection'"):
+        searchtune.Colection  # noqa: B018
+
+
+def test_pins_satisfy_what_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, (x for x in lines if not x.startswith("#")))}
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["cpu"], *extras["demo"], *extras["dev"]]:
+        wanted = Requirement(text)
+        (pin,) = pins[canonicalize_name(wanted.name)].specifier
+        assert pin.operator == "=="
+        assert wanted.specifier.contains(pin.version), f"{text} against {pin}"
+    assert all(len(pin.specifier) == 1 and "+" not in str(pin) for pin in pins.values())

@@ -1,0 +1,130 @@
+"""Our metrics equal trec_eval's to 1e-6: checked by drawing collections, against `pytrec_eval` and `ir_measures`.
+
+Ids are zero-padded so that their string order is their position order, as in a `Collection`; scores come from a few
+values, so that ties abound, all of which float32 holds exactly (pytrec_eval keeps scores as float32).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pytest
+import pytrec_eval
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchtune.metrics import score
+from searchtune.types import NO_DOC, Qrels, Run
+
+TREC_NAMES = {
+    "ndcg@3": "ndcg_cut_3",
+    "ndcg@10": "ndcg_cut_10",
+    "ndcg": "ndcg",
+    "recall@3": "recall_3",
+    "recall@100": "recall_100",
+    "precision@3": "P_3",
+    "precision@10": "P_10",
+    "mrr": "recip_rank",
+    "map": "map",
+    "map@3": "map_cut_3",
+    "hit@3": "success_3",
+}
+IR_NAMES = {
+    "ndcg@3": "nDCG@3",
+    "mrr@3": "RR@3",
+    "mrr@10": "RR@10",
+    "map": "AP",
+    "precision@3": "P@3",
+    "hit@3": "Success@3",
+}
+DOCS = 14
+
+Case = tuple[dict[int, dict[int, int]], dict[int, dict[int, float]]]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Labels and a run over a few queries: graded and negative labels, tied, short, missing and unjudged rows."""
+    docs = st.integers(0, DOCS - 1)
+    grades = st.dictionaries(docs, st.integers(-1, 4), min_size=1, max_size=DOCS)
+    ranking = st.dictionaries(docs, st.sampled_from([-1.0, 0.0, 0.5, 0.75, 2.0]), min_size=1, max_size=DOCS)
+    qrels = draw(st.dictionaries(st.integers(0, 6), grades, min_size=1, max_size=5))
+    run = draw(st.dictionaries(st.integers(0, 6), ranking, max_size=6))
+    return qrels, run
+
+
+def as_qrels(qrels: dict[int, dict[int, int]]) -> Qrels:
+    triples = [(query, doc, grade) for query, row in qrels.items() for doc, grade in row.items()]
+    queries, docs, grades = np.array(triples, dtype=np.int64).T
+    return Qrels.from_triples(queries, docs, grades)
+
+
+def as_run(run: dict[int, dict[int, float]]) -> Run:
+    docs = np.full((len(run), DOCS), NO_DOC, dtype=np.int64)
+    scores = np.zeros((len(run), DOCS), dtype=np.float32)
+    for i, query in enumerate(sorted(run)):
+        docs[i, : len(run[query])] = list(run[query])
+        scores[i, : len(run[query])] = list(run[query].values())
+    return Run.ranked(np.array(sorted(run), dtype=np.int64), docs, scores)
+
+
+def named(table: dict[int, dict[int, Any]]) -> dict[str, dict[str, Any]]:
+    return {f"q{query:02}": {f"d{doc:02}": value for doc, value in row.items()} for query, row in table.items()}
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(), st.integers(1, 3))
+def test_equal_to_pytrec_eval(case: Case, min_grade: int) -> None:
+    qrels, run = case
+    names = set(TREC_NAMES.values())
+    theirs = pytrec_eval.RelevanceEvaluator(named(qrels), names, relevance_level=min_grade).evaluate(named(run))
+    ours = score(as_run(run), as_qrels(qrels), list(TREC_NAMES), min_grade=min_grade)
+    for name, trec_name in TREC_NAMES.items():
+        expected = [theirs.get(f"q{query:02}", {}).get(trec_name, 0.0) for query in sorted(qrels)]
+        assert ours[name] == pytest.approx(expected, abs=1e-6), name
+
+
+def without_ties(run: dict[int, dict[int, float]]) -> dict[int, dict[int, float]]:
+    """The same ranking with scores that fall by one a rank: ir_measures cuts RR@k before it resolves ties."""
+    ranked = as_run(run)
+    return {
+        query: {int(doc): -float(rank) for rank, doc in enumerate(docs) if doc != NO_DOC}
+        for query, docs in zip(sorted(run), ranked.docs, strict=True)
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_equal_to_ir_measures(case: Case) -> None:
+    qrels, run = case[0], without_ties(case[1])
+    measures = {name: ir_measures.parse_measure(text) for name, text in IR_NAMES.items()}
+    ours = score(as_run(run), as_qrels(qrels), list(IR_NAMES))
+    theirs = {
+        (str(value.measure), value.query_id): value.value
+        for value in ir_measures.iter_calc(list(measures.values()), named(qrels), named(run))
+    }
+    for name, measure in measures.items():
+        expected = [theirs.get((str(measure), f"q{query:02}"), 0.0) for query in sorted(qrels)]
+        assert ours[name] == pytest.approx(expected, abs=1e-6), name
+
+
+def test_one_query_one_document() -> None:
+    ours = score(as_run({0: {0: 0.5}}), as_qrels({0: {0: 1}}), list(TREC_NAMES))
+    theirs = pytrec_eval.RelevanceEvaluator(named({0: {0: 1}}), set(TREC_NAMES.values())).evaluate(named({0: {0: 0.5}}))
+    assert {TREC_NAMES[name]: value.item() for name, value in ours.items()} == pytest.approx(theirs["q00"], abs=1e-6)
+
+
+def test_large_random_run_equals_pytrec_eval() -> None:
+    rng = np.random.default_rng(7)
+    qrels = {
+        q: {int(d): int(g) for d, g in zip(rng.choice(14, 6, False), rng.integers(-1, 4, 6), strict=True)}
+        for q in range(200)
+    }
+    run = {q: {d: float(np.float32(rng.choice([0.1, 0.2, rng.random()]))) for d in range(DOCS)} for q in range(200)}
+    theirs = pytrec_eval.RelevanceEvaluator(named(qrels), set(TREC_NAMES.values())).evaluate(named(run))
+    ours = score(as_run(run), as_qrels(qrels), list(TREC_NAMES))
+    for name, trec_name in TREC_NAMES.items():
+        values = [theirs.get(f"q{q:02}", {}).get(trec_name, 0.0) for q in range(200)]
+        assert ours[name] == pytest.approx(values, abs=1e-6), name

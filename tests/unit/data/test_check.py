@@ -1,0 +1,172 @@
+"""Every way in which a collection can be broken is found, with file, line, value and remedy."""
+
+import json
+
+import pytest
+
+from searchtune.data.beir import read_beir
+from searchtune.data.check import check_folder, write_rejected
+from searchtune.data.parse import parse_grade
+from searchtune.errors import ConfigError, DataError
+from unit.data.sound import SOUND
+
+CORPUS, QUERIES = SOUND["corpus.jsonl"], SOUND["queries.jsonl"]
+TRAIN, TEST = SOUND["qrels/train.tsv"], SOUND["qrels/test.tsv"]
+
+ERRORS = [
+    ("corpus.jsonl", CORPUS + b'{"_id": "d1", "title": "", "text": "again"}\n', 3, "duplicate-id", "d1"),
+    ("queries.jsonl", QUERIES + b'{"_id": "q2", "text": "again"}\n', 3, "duplicate-id", "q2"),
+    ("corpus.jsonl", CORPUS + b'{"_id": "d3", "text": "caf\xe9"}\n', 3, "bad-utf8", "0xe9"),
+    ("corpus.jsonl", CORPUS + b'{"_id": "d3", "text": "\\ud800"}\n', 3, "bad-utf8", "'\\ud800'"),
+    ("queries.jsonl", b"\xff\xfe{\x00}\n" + QUERIES, 1, "bad-utf8", "0xff"),
+    ("corpus.jsonl", CORPUS + b'{"_id": "d3", "text": \n', 3, "bad-json", '{"_id": "d3", "text": '),
+    ("corpus.jsonl", CORPUS + b'["d3"]\n', 3, "bad-json", '["d3"]'),
+    ("corpus.jsonl", CORPUS + b'{"id": "d3", "text": "x"}\n', 3, "missing-key", "_id"),
+    ("corpus.jsonl", CORPUS + b'{"_id": "d3", "title": "x"}\n', 3, "missing-key", "text"),
+    ("corpus.jsonl", CORPUS + b'{"_id": 3, "text": "x"}\n', 3, "wrong-type", "3"),
+    ("corpus.jsonl", CORPUS + b'{"_id": "d3", "text": null}\n', 3, "wrong-type", "None"),
+    ("corpus.jsonl", CORPUS + b'{"_id": "d3", "title": 7, "text": "x"}\n', 3, "wrong-type", "7"),
+    ("corpus.jsonl", CORPUS + b'{"_id": "", "text": "x"}\n', 3, "empty-id", ""),
+    ("corpus.jsonl", CORPUS + b'{"_id": "d\\t3", "text": "x"}\n', 3, "bad-id", "d\t3"),
+    ("corpus.jsonl", CORPUS + b'{"_id": "d\\u20283", "text": "x"}\n', 3, "bad-id", "d\u20283"),
+    ("queries.jsonl", QUERIES + b'{"_id": "q3", "text": " \\n"}\n', 3, "empty-query", "q3"),
+    ("qrels/test.tsv", TEST + b"q2\tnowhere\t1\n", 4, "dangling-document", "nowhere"),
+    ("qrels/test.tsv", TEST + b"q9\td1\t1\n", 4, "dangling-query", "q9"),
+    ("qrels/test.tsv", TEST + b"q2 \td1\t1\n", 4, "dangling-query", "q2 "),
+    ("qrels/test.tsv", TEST + b"q2\td2\t1\n", 4, "duplicate-label", "q2 d2"),
+    ("qrels/test.tsv", TEST + b"q1\td1\n", 4, "bad-row", "q1\td1"),
+    ("qrels/test.tsv", b"q2 0 d2 1\n" + TEST[23:], 1, "bad-row", "q2 0 d2 1"),
+    *(
+        ("qrels/test.tsv", TEST + b"q1\td2\t%s\n" % grade, 4, "bad-grade", grade.decode())
+        for grade in (b"nan", b"NaN", b"inf", b"0.5", b"high", b"", b"1_0", b"1001", b"-1001", b"1e2", "١".encode())
+    ),
+    ("corpus.jsonl", None, 0, "missing-file", "corpus.jsonl"),
+    ("queries.jsonl", None, 0, "missing-file", "queries.jsonl"),
+    ("corpus.jsonl", b"", 0, "empty-file", "corpus.jsonl"),
+    ("queries.jsonl", b"\n \n", 0, "empty-file", "queries.jsonl"),
+    ("qrels/train.tsv", b"", 0, "empty-split", "train"),
+    ("qrels/train.tsv", b"query-id\tcorpus-id\tscore\n", 0, "empty-split", "train"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "line", "kind", "value"), ERRORS)
+def test_error_is_named_with_its_place(make, file, content, line, kind, value):
+    folder = make({file: content})
+    problem = next(p for p in check_folder(folder).problems if p.kind == kind)
+    assert (problem.file, problem.line, problem.value) == (file, line, value)
+    assert problem.message
+    assert problem.remedy
+    with pytest.raises(DataError) as caught:
+        read_beir(folder)
+    assert str(problem) in caught.value.problems
+    assert str(problem).startswith(f"{file}:{line}: " if line else f"{file}: ")
+
+
+WARNINGS = [
+    ("corpus.jsonl", b"\xef\xbb\xbf" + CORPUS, 1, "bom"),
+    ("queries.jsonl", b"\xef\xbb\xbf" + QUERIES, 1, "bom"),
+    ("qrels/test.tsv", b"\xef\xbb\xbf" + TEST, 1, "bom"),
+    ("qrels/test.tsv", b"\xef\xbb\xbf" + TEST[25:], 1, "bom"),
+    ("corpus.jsonl", CORPUS.replace(b"\n", b"\r\n"), 1, "crlf"),
+    ("queries.jsonl", QUERIES.replace(b"\n", b"\r\n"), 1, "crlf"),
+    ("qrels/test.tsv", TEST.replace(b"\n", b"\r\n"), 1, "crlf"),
+    ("qrels/test.tsv", TEST + b"q2\td2\t2\n", 4, "repeated-label"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "line", "kind"), WARNINGS)
+def test_warning_is_given_and_the_rows_are_read_unharmed(make, file, content, line, kind):
+    folder = make({file: content})
+    result = check_folder(folder)
+    assert [(p.file, p.line, p.kind) for p in result.warnings] == [(file, line, kind)]
+    assert result.problems == ()
+    assert read_beir(folder).fingerprint == read_beir(make(name="sound")).fingerprint
+
+
+def test_missing_title_and_empty_document_are_warnings_counted_once(make):
+    rows = b"".join(b'{"_id": "e%d", "text": ""}\n' % i for i in range(7))
+    result = check_folder(make({"corpus.jsonl": CORPUS + rows}))
+    assert [p.kind for p in result.warnings] == ["missing-title", "empty-document"]
+    assert result.warnings[1].message == "document with neither title nor text in 7 rows (lines 3, 4, 5, 6, 7, ...)"
+    assert result.problems == ()
+
+
+def test_title_alone_is_a_document(make):
+    row = b'{"_id": "d3", "title": "only a title", "text": ""}\n'
+    assert check_folder(make({"corpus.jsonl": CORPUS + row})).warnings == ()
+
+
+def test_white_space_in_ids_is_a_warning_and_kept(make):
+    corpus = CORPUS.replace(b'"d1"', b'"d 1"')
+    folder = make({"corpus.jsonl": corpus, "qrels/train.tsv": b"q1\td 1\t1\n", "qrels/test.tsv": b"q2\td2\t2\n"})
+    assert [p.kind for p in check_folder(folder).warnings] == ["spaced-id"]
+    assert list(read_beir(folder).doc_ids) == ["d 1", "d2"]
+
+
+def test_query_judged_in_two_splits_is_a_warning(make):
+    result = check_folder(make({"qrels/test.tsv": TEST + b"q1\td1\t1\n"}))
+    assert [(p.kind, p.value) for p in result.warnings] == [("split-overlap", "q1")]
+
+
+def test_negative_grades_and_hopeless_queries_are_notes(make):
+    folder = make({"qrels/train.tsv": b"q1\td1\t-2\nq1\td2\t-1\n"})
+    result = check_folder(folder)
+    assert [p.kind for p in result.notes] == ["no-relevant", "negative-grade"]
+    assert result.problems == result.warnings == ()
+    assert read_beir(folder).qrels["train"].grades.tolist() == [-2, -1]
+
+
+def test_sound_collection_has_no_findings(make):
+    result = check_folder(make())
+    assert (result.problems, result.warnings, result.notes) == ((), (), ())
+    splits = {"test judged": 1, "test labels": 2, "train judged": 1, "train labels": 1}
+    assert result.counts == {"documents": 2, "queries": 2, **splits}
+
+
+def test_no_labels_at_all_is_an_error(make):
+    folder = make({"qrels/train.tsv": None, "qrels/test.tsv": None})
+    assert [p.kind for p in check_folder(folder).problems] == ["missing-file"]
+
+
+def test_missing_folder_is_a_configuration_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing: no such folder; expected corpus\.jsonl"):
+        check_folder(tmp_path / "nothing")
+
+
+def test_trec_rows_are_explained(make):
+    problem = check_folder(make({"qrels/test.tsv": b"q2 0 d2 1\n"})).problems[0]
+    assert "second column of this TREC file" in problem.remedy
+
+
+def test_message_shows_the_first_problems_and_carries_all(make):
+    folder = make({"queries.jsonl": QUERIES + b"broken\n" * 9})
+    with pytest.raises(DataError, match=r"9 problems\nqueries\.jsonl:3: not JSON[\s\S]*\.\.\. and 4 more") as caught:
+        read_beir(folder)
+    assert len(caught.value.problems) == 9
+
+
+def test_rejected_rows_are_written_with_their_reason(make, tmp_path):
+    folder = make({"queries.jsonl": QUERIES + b'{"_id": "q3", "text": "caf\xe9"}\n', "qrels/train.tsv": b""})
+    assert write_rejected(check_folder(folder), tmp_path / "rejected.jsonl") == 1
+    (row,) = map(json.loads, (tmp_path / "rejected.jsonl").read_text().splitlines())
+    assert (row["file"], row["line"], row["kind"]) == ("queries.jsonl", 3, "bad-utf8")
+    assert row["row"] == '{"_id": "q3", "text": "caf\\xe9"}'
+    assert "iconv" in row["remedy"]
+
+
+def test_rows_are_skipped_only_when_asked(make):
+    folder = make({"queries.jsonl": QUERIES + b"broken\n", "qrels/test.tsv": TEST + b"q2\tnowhere\t1\n"})
+    with pytest.raises(DataError, match="2 problems"):
+        read_beir(folder)
+    skipped = read_beir(folder, on_problem="skip")
+    assert skipped.fingerprint == read_beir(make(name="sound")).fingerprint
+
+
+def test_skipping_everything_still_fails(make):
+    with pytest.raises(DataError, match="not one usable row"):
+        read_beir(make({"corpus.jsonl": b"broken\n"}), on_problem="skip")
+
+
+@pytest.mark.parametrize(("field", "grade"), [("1", 1), ("1.0", 1), ("+2", 2), ("-1", -1), ("1000", 1000), ("0.", 0)])
+def test_whole_grades_are_read(field, grade):
+    assert parse_grade(field) == grade

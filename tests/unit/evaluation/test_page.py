@@ -1,0 +1,115 @@
+"""The page as text: escaped, offline, complete. How it looks in a browser is in tests/e2e/test_report_page.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from markupsafe import Markup
+from tests.unit.evaluation.made_up import made_up_collection, made_up_evidence, made_up_run
+
+from searchtune.evaluation import Evidence, build_report, page
+from searchtune.evaluation.charts import MOST_BARS, gain_rows, page_charts
+from searchtune.evaluation.report import QueryScores
+
+EVIL = "<script>alert('x')</script> & \"more\" \u2028 </script>"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_bundle() -> Iterator[None]:
+    """Vega takes seconds to bundle and says nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "_vega", lambda: Markup("/* vega */"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def html(no_bundle: None) -> str:
+    return page.render_page(build_report(made_up_evidence(queries=30, docs=60), rounds=100))
+
+
+def evil_evidence() -> Evidence:
+    evidence = made_up_evidence(queries=30, docs=40)
+    old = evidence.collection
+    collection = replace(
+        old,
+        name=EVIL,
+        titles=[EVIL] * 40,
+        texts=[EVIL] * 40,
+        query_texts=[f"{text} {EVIL}" for text in old.query_texts],
+        doc_ids=[f"{i:03}{EVIL}" for i in range(40)],
+    )
+    runs = {f"{name}{EVIL}": run for name, run in evidence.runs.items()}
+    return replace(
+        evidence, collection=collection, runs=runs, reference=f"base{EVIL}", tuned=[f"tuned{EVIL}"], pairs=[], residual=None,
+        provenance={EVIL: {EVIL: EVIL}}, training={EVIL: EVIL, "curve": [{"step": 1, "loss": 1.0, "lr": 0.1}]}, costs={EVIL: {EVIL: EVIL}},
+    )  # fmt: skip
+
+
+def charts_of(html: str) -> dict:
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', html, re.DOTALL)
+    assert found is not None
+    return json.loads(found.group(1))
+
+
+def test_everything_from_data_is_escaped() -> None:
+    html = page.render_page(build_report(evil_evidence(), rounds=100))
+    assert "<script>alert" not in html
+    assert html.count("<script") == html.count("</script>") == 3
+    assert "&lt;script&gt;alert" in html
+    assert all("<script>alert('x')</script>" in row["query"] for row in charts_of(html)["gains"]["data"]["values"])
+
+
+def test_page_needs_no_network(html: str) -> None:
+    assert "default-src 'none'" in html
+    assert "unsafe-eval" not in html
+    assert not re.search(r"(?:src|href)\s*=|@import|url\(", html)
+
+
+def test_every_chart_has_its_place_and_vega_stands_once(html: str) -> None:
+    charts = charts_of(html)
+    assert set(charts) == {"slice-all", "slice-unseen", "slice-seen", "slice-residual", "gains", "loss", "dev"}
+    assert all(html.count(f'id="{name}"') == 1 for name in charts)
+    assert html.count("/* vega */") == 1
+    assert all(chart["description"] for chart in charts.values())
+    assert len(re.findall(r"<h1", html)) == 1
+
+
+def test_small_reports_render() -> None:
+    collection = made_up_collection(docs=1, queries=1)
+    run = made_up_run(collection, collection.qrels["test"], 0.0, seed=1)
+    nothing_tuned = Evidence(collection, "test", collection.qrels["test"], {"base": run})
+    tuned = replace(nothing_tuned, runs={"base": run, "tuned": run}, tuned=["tuned"], seen=np.array([True]))
+    for evidence in (nothing_tuned, tuned):
+        html = page.render_page(build_report(evidence, rounds=50))
+        assert not re.search(r"\bnan\b", html, re.IGNORECASE)
+        assert "NaN" not in json.dumps(charts_of(html))
+    assert "1 query cannot show whether tuning helped." in html
+
+
+def test_seen_only_is_the_headline() -> None:
+    html = page.render_page(
+        build_report(made_up_evidence(queries=200, docs=300, unseen_gain=-0.3, seen_gain=1.5), rounds=200)
+    )
+    assert '<span class="badge bad">Gain lives only in seen queries</span>' in html
+    assert "<h1>The headline gain lives only in seen queries" in html
+
+
+def test_many_queries_are_thinned_but_keep_their_ends() -> None:
+    report = build_report(made_up_evidence(queries=30, docs=60), rounds=50)
+    rows = [
+        QueryScores(id=f"q{i}", text="t", slice="seen", scores={"base": 0.5, "tuned": i / 5000}) for i in range(5000)
+    ]
+    shown = gain_rows(report.model_copy(update={"per_query": rows}))
+    assert len(shown) == MOST_BARS
+    assert (shown[0]["id"], shown[-1]["id"]) == ("q4999", "q0")
+    assert [row["rank"] for row in shown] == list(range(1, MOST_BARS + 1))
+
+
+def test_curve_without_dev_or_with_lost_loss() -> None:
+    evidence = made_up_evidence(queries=30, docs=60, training={"curve": [{"step": 1, "loss": float("nan"), "lr": 0.1}]})
+    assert {"loss", "dev"}.isdisjoint(page_charts(build_report(evidence, rounds=50)))

@@ -1,0 +1,175 @@
+"""Every outcome of the verdict, in words a reader cannot mistake."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.unit.evaluation.made_up import made_up_evidence
+
+from searchtune.evaluation import Comparison, Outcome, Report, build_report, outcome, verdict
+from searchtune.evaluation.report import Slice, SystemScores
+from searchtune.metrics import Estimate
+
+NAN = float("nan")
+
+
+def compared(
+    delta: float, p_value: float, n: int = 100, width: float = 0.02, *, pair: tuple[str, str] = ("base", "tuned")
+) -> Comparison:
+    low, high = (delta - width, delta + width) if n > 1 else (NAN, NAN)
+    return Comparison(
+        a=pair[0], b=pair[1], metric="ndcg@10", delta=delta if n else NAN, low=low, high=high, n=n,
+        p_value=p_value if n else NAN, wins=n // 2, ties=n - n // 2 - n // 4, losses=n // 4, mde=0.03 if n > 1 else NAN,
+    )  # fmt: skip
+
+
+def part(*comparisons: Comparison, base: float = 0.5, **others: float) -> Slice:
+    n = comparisons[0].n if comparisons else 0
+    means = {"base": base, "tuned": base + comparisons[0].delta if comparisons else base, **others}
+    systems = {
+        name: SystemScores(metrics={"ndcg@10": Estimate(mean, mean - 0.02, mean + 0.02, n)})
+        for name, mean in means.items()
+    }
+    return Slice(n=n, systems=systems, comparisons=list(comparisons))
+
+
+NONE = compared(NAN, NAN, 0)
+UP, FLAT, DOWN = compared(0.14, 0.0001), compared(0.004, 0.6), compared(-0.05, 0.001)
+
+
+def report(
+    overall: Slice,
+    *,
+    unseen: Comparison = NONE,
+    seen: Comparison = NONE,
+    residual: Comparison = NONE,
+    measured: bool = True,
+) -> Report:
+    return Report(
+        n=overall.n, systems=overall.systems, comparisons=overall.comparisons, collection="made-up", split="test",
+        reference="base", tuned=["tuned"] if overall.comparisons else [], metrics=["ndcg@10"], overlap_measured=measured,
+        slices={"unseen": part(unseen), "seen": part(seen), "residual": part(residual)}, per_query=[], examples=None,
+        training={}, costs={}, provenance={},
+    )  # fmt: skip
+
+
+def test_gain_that_holds() -> None:
+    found = report(
+        part(UP), unseen=compared(0.1, 0.002, 40), seen=compared(0.17, 0.001, 60), residual=compared(0.05, 0.01, 50)
+    )
+    assert outcome(found) is Outcome.GAIN
+    headline, measured, *rest = verdict(found)
+    assert headline == "Tuning helped, and the gain holds on queries whose relevant documents training never saw."
+    assert (
+        "nDCG@10 went from 0.500 (base) to 0.640 (tuned): +0.140 (95% interval +0.120 to +0.160, p < 0.001)" in measured
+    )
+    assert "50 of 100 queries better, 25 the same, 25 worse" in measured
+    assert rest[0] == "The smallest true difference that 100 queries would show with 80% power is about 0.030."
+    assert rest[1].startswith("On 40 unseen queries, the gain holds: +0.100")
+    assert rest[2].startswith("On 60 seen queries, the gain holds: +0.170")
+    assert rest[3].startswith("With the documents that training saw taken away, on 50 residual queries, the gain holds")
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    [compared(-0.008, 0.4, 104), compared(-0.06, 0.001, 104), compared(0.01, 0.4, 104), compared(0.0, 1.0, 104)],
+)
+def test_gain_that_lives_only_in_seen(unseen: Comparison) -> None:
+    found = report(part(UP), unseen=unseen, seen=compared(0.2, 0.0001, 196))
+    assert outcome(found) is Outcome.SEEN_ONLY
+    headline, *rest = verdict(found)
+    assert headline.startswith("The headline gain lives only in seen queries")
+    assert "tuning did not help" in headline
+    told = "tuning made search worse" if unseen.significant else "no gain was shown"
+    assert any(f"104 unseen queries, {told}" in sentence for sentence in rest)
+
+
+@pytest.mark.parametrize("unseen", [compared(0.1, 0.2, 8, width=0.15), compared(0.3, 1.0, 1)])
+def test_too_few_unseen_queries_leave_it_open(unseen: Comparison) -> None:
+    found = report(part(UP), unseen=unseen, seen=compared(0.14, 0.001, 92))
+    assert outcome(found) is Outcome.UNSETTLED
+    noun = "query" if unseen.n == 1 else "queries"
+    assert f"{unseen.n} unseen {noun} cannot settle" in verdict(found)[0]
+
+
+def test_no_unseen_query_points_to_the_residual() -> None:
+    found = report(part(UP), seen=UP, residual=compared(0.001, 0.8, 90))
+    assert outcome(found) is Outcome.INDISTINCT
+    text = " ".join(verdict(found))
+    assert "memory and learning cannot be told apart" in text
+    assert "No test query is unseen: look at the residual collection." in text
+    assert "on 90 residual queries, no gain was shown (smallest effect it could have shown: 0.030): +0.001" in text
+
+
+def test_overlap_that_nobody_measured() -> None:
+    found = report(part(UP), measured=False)
+    assert outcome(found) is Outcome.UNCHECKED
+    assert "part of the gain may be memory" in verdict(found)[0]
+
+
+def test_every_query_unseen() -> None:
+    sentences = verdict(report(part(UP), unseen=UP))
+    assert outcome(report(part(UP), unseen=UP)) is Outcome.GAIN
+    assert "Every test query is unseen: none shares a relevant document with training." in sentences
+    assert "The residual collection was not scored, or has no query left." in sentences
+
+
+@pytest.mark.parametrize("flat", [FLAT, compared(-0.004, 0.6), compared(0.02, 0.06)])
+def test_no_gain_is_said_plainly_with_what_could_have_been_shown(flat: Comparison) -> None:
+    found = report(part(flat), unseen=flat)
+    assert outcome(found) is Outcome.NO_GAIN
+    headline, _, power, *_ = verdict(found)
+    assert headline == "Tuning did not help: the difference on 100 queries is within chance."
+    assert power.endswith("about 0.030: a smaller effect may exist and was not ruled out.")
+
+
+def test_harm() -> None:
+    found = report(part(DOWN), unseen=DOWN)
+    assert outcome(found) is Outcome.HARM
+    assert verdict(found)[0] == "Tuning did not help: it made search worse, beyond chance."
+
+
+def test_one_query() -> None:
+    found = report(part(compared(0.4, 1.0, 1)))
+    assert outcome(found) is Outcome.TOO_FEW
+    assert verdict(found)[0] == "1 query cannot show whether tuning helped."
+    assert "nan" not in " ".join(verdict(found))
+
+
+def test_nothing_tuned() -> None:
+    found = report(part())
+    assert outcome(found) is Outcome.NOT_COMPARED
+    assert verdict(found) == ["Nothing was tuned, so there is nothing to compare with base."]
+
+
+def test_untuned_rival_ahead_and_further_pairs_are_told() -> None:
+    pair = compared(0.05, 0.01, pair=("hybrid", "both"))
+    sentences = verdict(report(part(UP, pair, hybrid=0.66, both=0.71), unseen=UP))
+    assert "both against hybrid: +0.050 (95% interval +0.030 to +0.070, p = 0.010)." in sentences
+    assert "hybrid, which is not tuned, is ahead of tuned by +0.020." in sentences
+    assert not any("ahead" in sentence for sentence in verdict(report(part(UP, hybrid=0.6), unseen=UP)))
+
+
+def test_all_ties_from_real_runs() -> None:
+    evidence = made_up_evidence(queries=30, docs=60)
+    found = build_report(replace(evidence, runs={**evidence.runs, "tuned": evidence.runs["base"]}), rounds=200)
+    assert outcome(found) is Outcome.NO_GAIN
+    text = " ".join(verdict(found))
+    assert "0.000 (95% interval 0.000 to 0.000, p = 1.000); 0 of 30 queries better, 30 the same, 0 worse" in text
+
+
+def test_memory_is_recognised_from_real_runs() -> None:
+    found = build_report(made_up_evidence(unseen_gain=-0.1, seen_gain=1.2), rounds=500)
+    assert outcome(found) is Outcome.SEEN_ONLY
+    assert math.isfinite(found.slices["unseen"].estimate("tuned").mean)
+
+
+def test_missing_queries_are_told() -> None:
+    evidence = made_up_evidence(queries=30, docs=60)
+    runs = {**evidence.runs, "tuned": evidence.runs["tuned"].select(np.arange(30) > 0)}
+    assert "tuned returned nothing for 1 query; each counts 0." in verdict(
+        build_report(replace(evidence, runs=runs), rounds=200)
+    )

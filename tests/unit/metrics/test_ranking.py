@@ -1,0 +1,128 @@
+"""Ranking metrics by hand-computed values, ugly inputs and messages. Equality with trec_eval is in tests/contract."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from searchtune.errors import ConfigError
+from searchtune.metrics.ranking import Metric, parse_metric, rank_labels, score
+from searchtune.types import NO_DOC, Qrels, Run
+
+
+def qrels_of(*triples: tuple[int, int, int]) -> Qrels:
+    queries, docs, grades = (np.array(column, dtype=np.int64) for column in zip(*triples, strict=True))
+    return Qrels.from_triples(queries, docs, grades)
+
+
+def run_of(**rows: list[int]) -> Run:
+    """`run_of(q3=[7, 2])`: query 3 ranks document 7, then 2."""
+    rows = dict(sorted(rows.items()))
+    depth = max((len(row) for row in rows.values()), default=1)
+    docs = np.array([row + [NO_DOC] * (depth - len(row)) for row in rows.values()], dtype=np.int64).reshape(-1, depth)
+    scores = np.tile(np.arange(depth, 0, -1, dtype=np.float32), (len(rows), 1))
+    return Run.ranked(np.array([int(key[1:]) for key in rows], dtype=np.int64), docs, scores)
+
+
+ALL = ("ndcg@3", "recall@2", "precision@3", "mrr@3", "map", "map@2", "hit@1")
+
+
+def test_values_by_hand() -> None:
+    qrels = qrels_of((0, 1, 2), (0, 4, 1), (0, 5, 0))
+    values = score(run_of(q0=[5, 1, 2, 4]), qrels, ALL)
+    ideal = 2 + 1 / np.log2(3)
+    expected = {
+        "ndcg@3": (2 / np.log2(3)) / ideal,
+        "recall@2": 1 / 2,
+        "precision@3": 1 / 3,
+        "mrr@3": 1 / 2,
+        "map": (1 / 2 + 2 / 4) / 2,
+        "map@2": (1 / 2) / 2,
+        "hit@1": 0.0,
+    }
+    assert {name: value.item() for name, value in values.items()} == pytest.approx(expected)
+
+
+def test_perfect_ranking_is_one() -> None:
+    qrels = qrels_of((0, 1, 3), (0, 2, 1), (3, 9, 1))
+    values = score(run_of(q0=[1, 2], q3=[9]), qrels, ("ndcg@10", "recall@10", "mrr@10", "map", "hit@1"))
+    for name, value in values.items():
+        assert value == pytest.approx(1.0), name
+
+
+def test_query_missing_from_the_run_scores_zero_and_order_is_that_of_qrels() -> None:
+    qrels = qrels_of((2, 0, 1), (5, 1, 1), (9, 2, 1))
+    values = score(run_of(q9=[2], q1=[0]), qrels, ["ndcg@10"])["ndcg@10"]
+    assert values.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_empty_run_and_unjudged_queries() -> None:
+    qrels = qrels_of((0, 1, 1))
+    empty = Run(np.empty(0, np.int64), np.empty((0, 3), np.int64), np.empty((0, 3), np.float32))
+    flat = Run(np.array([0]), np.empty((1, 0), np.int64), np.empty((1, 0), np.float32))
+    for run in (empty, flat, run_of(q7=[1])):
+        assert all(value.tolist() == [0.0] for value in score(run, qrels, ALL).values())
+
+
+def test_no_labels_at_all() -> None:
+    none = np.empty(0, np.int64)
+    values = score(run_of(q0=[1]), Qrels.from_triples(none, none, none), ALL)
+    assert all(value.shape == (0,) for value in values.values())
+
+
+def test_query_without_relevant_document_scores_zero() -> None:
+    values = score(run_of(q0=[1, 2]), qrels_of((0, 1, 0), (0, 2, -1)), ALL)
+    assert all(value.tolist() == [0.0] for value in values.values())
+
+
+def test_negative_grades_gain_nothing() -> None:
+    qrels = qrels_of((0, 1, -2), (0, 2, 1))
+    assert score(run_of(q0=[1, 2]), qrels, ["ndcg@2"])["ndcg@2"].item() == pytest.approx(1 / np.log2(3))
+
+
+def test_min_grade_moves_binary_metrics_only() -> None:
+    run, qrels = run_of(q0=[1, 2]), qrels_of((0, 1, 1), (0, 2, 2))
+    low, high = (score(run, qrels, ("mrr@10", "recall@1", "ndcg@2"), min_grade=grade) for grade in (1, 2))
+    assert (low["mrr@10"].item(), high["mrr@10"].item()) == (1.0, 0.5)
+    assert (low["recall@1"].item(), high["recall@1"].item()) == (0.5, 0.0)
+    assert low["ndcg@2"].item() == high["ndcg@2"].item()
+    with pytest.raises(ConfigError, match="min_grade 0"):
+        score(run, qrels, ["map"], min_grade=0)
+
+
+def test_empty_places_are_never_relevant() -> None:
+    labels = rank_labels(run_of(q0=[3], q1=[1, 2]), qrels_of((0, 3, 1), (1, 0, 1)))
+    assert labels.relevant.tolist() == [[True, False], [False, False]]
+    assert labels.filled.tolist() == [[True, False], [True, True]]
+
+
+def test_same_document_in_neighbouring_queries_is_not_mixed_up() -> None:
+    """Document 0 of query 1 and the largest document of query 0 lie next to each other as keys."""
+    qrels = qrels_of((0, 9, 1), (1, 0, 1))
+    assert score(run_of(q0=[0], q1=[9]), qrels, ["hit@1"])["hit@1"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "metric"),
+    [("ndcg@10", Metric("ndcg", 10)), (" NDCG@5 ", Metric("ndcg", 5)), ("map", Metric("map")), ("mrr", Metric("mrr"))],
+)
+def test_parse(text: str, metric: Metric) -> None:
+    assert parse_metric(text) == metric
+    assert str(metric) == text.strip().lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ndgc@10", "unknown metric 'ndgc@10'; did you mean 'ndcg'"),
+        ("zzz", "known: hit, map, mrr, ndcg, precision, recall"),
+        ("recall", "needs a cutoff, for instance recall@10"),
+        ("ndcg@0", "above 0"),
+        ("ndcg@ten", "whole number"),
+        ("ndcg@", "whole number"),
+        ("mrr@²", "whole number"),
+    ],
+)
+def test_parse_errors_say_what_to_write(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_metric(text)

@@ -1,0 +1,121 @@
+"""Intervals and tests against what theory and scipy say, and their rules for tiny samples."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from searchtune.metrics import significance
+from searchtune.metrics.significance import (
+    Estimate,
+    Tally,
+    bootstrap,
+    bootstrap_columns,
+    minimum_detectable_effect,
+    paired_randomisation,
+    paired_randomisation_columns,
+    win_tie_loss,
+)
+
+NORMAL = np.random.default_rng(5).normal(0.5, 0.2, 200)
+SKEWED = np.random.default_rng(6).exponential(1.0, 40)
+
+
+def test_bootstrap_of_normal_values_is_near_the_t_interval() -> None:
+    estimate = bootstrap(NORMAL, seed=1)
+    low, high = stats.t.interval(0.95, 199, NORMAL.mean(), stats.sem(NORMAL))
+    assert estimate.mean == pytest.approx(NORMAL.mean())
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=2e-3)
+    assert estimate.n == 200
+
+
+def test_bootstrap_equals_scipys_bca_on_skewed_values() -> None:
+    ours = bootstrap(SKEWED, seed=1, rounds=40_000)
+    theirs = stats.bootstrap((SKEWED,), np.mean, method="BCa", n_resamples=40_000, rng=np.random.default_rng(2))
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.02)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.02)
+    assert ours.high - ours.mean > ours.mean - ours.low  # the long tail is on the right
+
+
+def test_bootstrap_repeats_under_a_seed_and_widens_with_the_level() -> None:
+    assert bootstrap(SKEWED, seed=3) == bootstrap(SKEWED, seed=3)
+    assert bootstrap(SKEWED, seed=3) != bootstrap(SKEWED, seed=4)
+    narrow, wide = bootstrap(SKEWED, seed=3, level=0.5), bootstrap(SKEWED, seed=3, level=0.99)
+    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+
+
+def test_columns_equal_single_runs_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.stack([NORMAL, NORMAL**2], axis=1)
+    whole = bootstrap_columns(values, seed=9, rounds=500)
+    assert whole[1] == pytest.approx(bootstrap(NORMAL**2, seed=9, rounds=500))
+    tests = paired_randomisation_columns(values - 0.5, seed=9, rounds=500)
+    monkeypatch.setattr(significance, "CHUNK", 1_000)
+    assert len(bootstrap_columns(values, seed=9, rounds=503)) == 2
+    assert tests[1] == pytest.approx(paired_randomisation_columns(values - 0.5, seed=9, rounds=503)[1], abs=0.05)
+
+
+def test_tiny_samples_follow_the_stated_rule() -> None:
+    none, one, same = (bootstrap(np.array(values), seed=1) for values in ([], [0.25], [0.3, 0.3, 0.3]))
+    assert none.n == 0
+    assert all(math.isnan(figure) for figure in none[:3])
+    assert (one.mean, one.n) == (0.25, 1)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+    assert same == Estimate(pytest.approx(0.3), pytest.approx(0.3), pytest.approx(0.3), 3)
+    two = bootstrap(np.array([0.0, 1.0]), seed=1)
+    assert 0 <= two.low <= 0.5 <= two.high <= 1
+
+
+def test_randomisation_agrees_with_scipys_permutation_test() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.uniform(size=30)
+    b = a + rng.normal(0.05, 0.12, 30)
+    theirs = stats.permutation_test(
+        (b - a,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(1)
+    ).pvalue
+    assert paired_randomisation(a, b, seed=1, rounds=20_000) == pytest.approx(theirs, abs=0.01)
+
+
+def test_randomisation_is_exact_where_it_can_be_counted() -> None:
+    """Four equal gains: only the two labellings with one sign throughout are as extreme, so p tends to 2 / 16."""
+    p = paired_randomisation(np.zeros(4), np.full(4, 0.1), seed=2, rounds=50_000)
+    assert p == pytest.approx(2 / 16, abs=0.01)
+
+
+def test_randomisation_edges() -> None:
+    a = np.linspace(0, 1, 50)
+    assert paired_randomisation(a, a, seed=1) == 1.0
+    assert paired_randomisation(a, a + 0.5, seed=1, rounds=999) == 1 / 1000  # never 0
+    assert paired_randomisation(a[:1], a[:1] + 1, seed=1) == 1.0  # one query proves nothing
+    assert math.isnan(paired_randomisation(a[:0], a[:0], seed=1))
+    b = a + np.random.default_rng(3).normal(0, 0.1, 50)
+    assert paired_randomisation(a, b, seed=1) == paired_randomisation(b, a, seed=1)
+
+
+def test_false_alarms_are_as_rare_as_promised() -> None:
+    rng = np.random.default_rng(11)
+    p_values = paired_randomisation_columns(rng.normal(size=(40, 400)), seed=1, rounds=1000)
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.09
+
+
+def test_win_tie_loss() -> None:
+    a, b = np.array([0.1, 0.5, 0.5, 0.9]), np.array([0.2, 0.5, 0.5 + 1e-12, 0.1])
+    assert win_tie_loss(a, b) == Tally(wins=1, ties=2, losses=1)
+    assert win_tie_loss(a, b, tolerance=0.2) == Tally(wins=0, ties=3, losses=1)
+
+
+def test_minimum_detectable_effect_has_the_power_it_claims() -> None:
+    spread = 0.2
+    rng = np.random.default_rng(4)
+    effect = minimum_detectable_effect(rng.normal(0, spread, 100_000)[:100_000]) * np.sqrt(100_000 / 60)
+    found = stats.ttest_1samp(rng.normal(effect, spread, (2000, 60)), 0, axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.04)
+
+
+def test_minimum_detectable_effect_shrinks_with_n_and_needs_two() -> None:
+    assert minimum_detectable_effect(NORMAL) < minimum_detectable_effect(NORMAL[:50])
+    assert math.isnan(minimum_detectable_effect(NORMAL[:1]))
+    assert minimum_detectable_effect(np.zeros(5)) == 0.0

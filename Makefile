@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>&1 || echo no),,$(p))))
-OUT ?= runs/demo
 
 .PHONY: help install demo test test-unit format bench clean
 .DEFAULT_GOAL := help
@@ -28,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[cpu,demo,dev]'
 	@touch $@
 
-demo: install ## Train and measure an adapter on a small set; results in runs/demo
-	$(BIN)/searchtune demo --out $(OUT)
+demo: install ## Train and measure an adapter on a small set; results replace those in runs/demo
+	$(BIN)/searchtune demo --out runs/demo --overwrite
 
 test: install ## Every gate: style, types, floors, all tests
 	$(BIN)/ruff check .

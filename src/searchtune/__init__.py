@@ -9,7 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from searchtune.data.tasks import load_task as load_task
+    from searchtune.data.tasks import open_collection as open_collection
     from searchtune.errors import SearchtuneError as SearchtuneError
+    from searchtune.evaluation.report import Report as Report
+    from searchtune.evaluation.report import read_report as read_report
+    from searchtune.metrics.ranking import score as score
+    from searchtune.metrics.significance import Estimate as Estimate
     from searchtune.specs.card import AdapterCard as AdapterCard
     from searchtune.specs.recipe import EmbedRecipe as EmbedRecipe
     from searchtune.specs.task import TaskSpec as TaskSpec
@@ -17,6 +23,10 @@ if TYPE_CHECKING:
     from searchtune.types import Qrels as Qrels
     from searchtune.types import RankExample as RankExample
     from searchtune.types import Run as Run
+    from searchtune.workflows.adapter import merge_adapter as merge_adapter
+    from searchtune.workflows.adapter import verify_adapter as verify_adapter
+    from searchtune.workflows.embed import EmbedResult as EmbedResult
+    from searchtune.workflows.embed import train_embedding as train_embedding
 
 __version__ = "0.1.0"
 
@@ -24,11 +34,21 @@ _HOMES = {
     "AdapterCard": "searchtune.specs.card",
     "Collection": "searchtune.types",
     "EmbedRecipe": "searchtune.specs.recipe",
+    "EmbedResult": "searchtune.workflows.embed",
+    "Estimate": "searchtune.metrics.significance",
     "Qrels": "searchtune.types",
     "RankExample": "searchtune.types",
+    "Report": "searchtune.evaluation.report",
     "Run": "searchtune.types",
     "SearchtuneError": "searchtune.errors",
     "TaskSpec": "searchtune.specs.task",
+    "load_task": "searchtune.data.tasks",
+    "merge_adapter": "searchtune.workflows.adapter",
+    "open_collection": "searchtune.data.tasks",
+    "read_report": "searchtune.evaluation.report",
+    "score": "searchtune.metrics.ranking",
+    "train_embedding": "searchtune.workflows.embed",
+    "verify_adapter": "searchtune.workflows.adapter",
 }
 """The public names and the modules they live in; the imports above say the same to type checkers."""
 

@@ -44,11 +44,16 @@ DOCS = 14
 Case = tuple[dict[int, dict[int, int]], dict[int, dict[int, float]]]
 
 
+def is_safe(grades: dict[int, int]) -> bool:
+    """Where all labels are negative, trec_eval 9.0.8 reads `rel_levels[-1]` and may count to a number it finds there."""
+    return max(grades.values()) >= 0
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Labels and a run over a few queries: graded and negative labels, tied, short, missing and unjudged rows."""
     docs = st.integers(0, DOCS - 1)
-    grades = st.dictionaries(docs, st.integers(-1, 4), min_size=1, max_size=DOCS)
+    grades = st.dictionaries(docs, st.integers(-1, 4), min_size=1, max_size=DOCS).filter(is_safe)
     ranking = st.dictionaries(docs, st.sampled_from([-1.0, 0.0, 0.5, 0.75, 2.0]), min_size=1, max_size=DOCS)
     qrels = draw(st.dictionaries(st.integers(0, 6), grades, min_size=1, max_size=5))
     run = draw(st.dictionaries(st.integers(0, 6), ranking, max_size=6))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,11 +73,13 @@ class _Reached(Exception):
 
 @torch.no_grad()
 def hidden_states_below(
-    encoder: Encoder, store: TokenStore, top_layers: int, *, tokens_per_chunk: int = 8192
+    encoder: Encoder, store: TokenStore, top_layers: int, *, file: Path | None = None, tokens_per_chunk: int = 8192
 ) -> HiddenStore:
     """Hidden states entering the last `top_layers` layers, for every token of every text, in bf16.
 
-    Shape: hidden (all tokens, dim): 2 x dim bytes a token.
+    They are kept in memory, or in `file`, mapped, where one is given: 2 x dim bytes a token.
+
+    Shape: hidden (all tokens, dim).
     """
     _, stack = layer_stack(encoder.backbone)
     check_depth(top_layers, len(stack))
@@ -85,7 +88,7 @@ def hidden_states_below(
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
     hook = stack[len(stack) - top_layers].register_forward_pre_hook(stop, with_kwargs=True)
-    hidden = torch.zeros((len(store.ids), encoder.dim), dtype=torch.bfloat16)
+    hidden = _room(len(store.ids), encoder.dim, file)
     try:
         with inference(encoder):
             for texts in length_sorted_chunks(store.lengths, tokens_per_chunk):
@@ -98,6 +101,14 @@ def hidden_states_below(
     finally:
         hook.remove()
     return HiddenStore(hidden, store.offsets)
+
+
+def _room(tokens: int, dim: int, file: Path | None) -> Tensor:
+    if file is None:
+        return torch.zeros((tokens, dim), dtype=torch.bfloat16)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    flat = torch.from_file(str(file), shared=True, size=tokens * dim, dtype=torch.bfloat16)
+    return flat.view(tokens, dim)
 
 
 def check_depth(top_layers: int, layers: int) -> None:

@@ -26,7 +26,9 @@ class Layout:
     pooling: Pooling = "mean"
     normalise: bool = True
     max_tokens: int | None = None
-    """The base's own limit in tokens, special tokens included."""
+    """The length the base was made for, in tokens, special tokens included."""
+    max_positions: int | None = None
+    """The most tokens it can take; None where there is no fixed limit."""
     query_prompt: str = ""
     document_prompt: str = ""
 
@@ -39,7 +41,7 @@ def read_layout(folder: Path) -> Layout:
     """
     modules_file = folder / "modules.json"
     if not modules_file.is_file():
-        return Layout(max_tokens=_position_limit(folder))
+        return Layout(max_tokens=_position_limit(folder), max_positions=_position_limit(folder))
     modules = _read_json(modules_file)
     kinds = {str(module["type"]).rsplit(".", 1)[-1]: folder / str(module["path"]) for module in modules}
     unknown = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
@@ -55,6 +57,7 @@ def read_layout(folder: Path) -> Layout:
         pooling=_read_pooling(kinds["Pooling"] / "config.json") if "Pooling" in kinds else "mean",
         normalise="Normalize" in kinds,
         max_tokens=int(limit) if limit else _position_limit(folder),
+        max_positions=_position_limit(folder),
         query_prompt=prompts.get("query", ""),
         document_prompt=prompts.get("document", prompts.get("passage", "")),
     )

@@ -108,12 +108,14 @@ class EmbedRecipe(Spec):
     """`both` adapts one encoder for queries and documents; `query` adapts queries only and keeps the document index."""
     frozen_prefix: bool = False
     """Cache the hidden states below the adapted layers once and train from the cache (needs method.top_layers)."""
+    prefix_cache: Literal["memory", "disk"] = "memory"
+    """Where that cache lies; it takes 2 x hidden size bytes for every token of the collection."""
     max_tokens: Positive = 256
     """Documents are cut at this many tokens, at training and at inference."""
     query_max_tokens: Positive | None = None
     """The same for queries; null means `max_tokens`."""
     train_max_tokens: Positive | None = None
-    """A shorter cut while training, to save time; null means `max_tokens`."""
+    """A shorter cut while training, to save time; null means `max_tokens`. Not with frozen_prefix."""
     query_prompt: str | None = None
     """Text put before every query; null takes the base model's own, if it has one."""
     document_prompt: str | None = None
@@ -134,6 +136,8 @@ class EmbedRecipe(Spec):
     def _consistent(self) -> Self:
         if self.frozen_prefix and self.method.top_layers is None:
             raise ValueError("frozen_prefix needs method.top_layers: the layers above the cache")
+        if self.frozen_prefix and self.train_max_tokens is not None:
+            raise ValueError("frozen_prefix caches states at max_tokens; leave train_max_tokens out")
         if self.side == "both" and self.objective.candidates != "batch":
             raise ValueError(f"objective.candidates {self.objective.candidates!r} needs side: query")
         sizes = self.objective.matryoshka

@@ -41,11 +41,10 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class Texts:
-    """The store of all texts, and where in it each query and document of the collection is."""
+    """The store of all texts: row `q` is query `q`, row `queries + d` is document `d`."""
 
     store: Store
-    query_rows: Mapping[int, int]
-    doc_rows: Mapping[int, int]
+    queries: int
     tokens_per_chunk: int
     recompute: bool | None = None
     """Gradient caching on or off; None switches it on for batches of more than one chunk's tokens."""
@@ -95,9 +94,7 @@ class InBatchContrastive(_PairSampler):
 
     def loss(self, batch: PairBatch) -> Tensor:
         docs = np.concatenate([batch.docs, batch.negatives])
-        rows = np.array(
-            [self.texts.query_rows[int(q)] for q in batch.queries] + [self.texts.doc_rows[int(d)] for d in docs]
-        )
+        rows = np.concatenate([batch.queries, self.texts.queries + docs])
         vectors = encode_rows(self.trainable, self.texts, rows, self.device)
         known = torch.from_numpy(self.pairs.known.mask(batch.queries, docs)).to(self.device)
         queries, documents = vectors[: len(batch.queries)], vectors[len(batch.queries) :]
@@ -114,30 +111,32 @@ class FixedDocumentContrastive(_PairSampler):
         pairs: Pairs,
         spec: ContrastiveSpec,
         *,
-        documents: Mapping[int, int],
+        documents: IntArray,
         vectors: FloatArray,
         batch_size: int,
         seed: int,
     ) -> None:
-        """`vectors` are the candidates, (candidates, dim); `documents` says which row each document has."""
+        """`documents` are the candidates, ascending, every positive and mined negative among them, with their `vectors`.
+
+        Shape: documents (candidates,), vectors (candidates, dim).
+        """
         super().__init__(pairs, spec, batch_size=batch_size, seed=seed)
         self.trainable: nn.Module = encoder
         self.texts = texts
         self.device = encoder.device
-        self.rows = documents
+        self.documents = documents
         self.vectors = torch.from_numpy(vectors).to(self.device)
-        self.candidates = np.array(list(documents), dtype=np.int64)
 
     def loss(self, batch: PairBatch) -> Tensor:
-        rows = np.array([self.texts.query_rows[int(q)] for q in batch.queries])
-        queries = encode_rows(self.trainable, self.texts, rows, self.device)
-        docs = np.concatenate([batch.docs, batch.negatives]) if self.spec.candidates == "batch" else self.candidates
-        documents = self.vectors[[self.rows[int(d)] for d in docs]] if self.spec.candidates == "batch" else self.vectors
+        queries = encode_rows(self.trainable, self.texts, batch.queries, self.device)
+        docs, vectors = self.documents, self.vectors
+        if self.spec.candidates == "batch":
+            docs = np.unique(np.concatenate([batch.docs, batch.negatives]))
+            vectors = self.vectors[torch.from_numpy(np.searchsorted(self.documents, docs)).to(self.device)]
         known = torch.from_numpy(self.pairs.known.mask(batch.queries, docs)).to(self.device)
-        places = {int(doc): place for place, doc in enumerate(docs)}
-        own = torch.tensor([places[int(d)] for d in batch.docs], device=self.device)
+        own = torch.from_numpy(np.searchsorted(docs, batch.docs)).to(self.device)
         losses = [
-            info_nce(*cut(queries, documents, size), own, known, self.spec.temperature)
+            info_nce(*cut(queries, vectors, size), own, known, self.spec.temperature)
             for size in self.spec.matryoshka or [queries.shape[1]]
         ]
         return torch.stack(losses).mean()

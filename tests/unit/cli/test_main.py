@@ -103,6 +103,11 @@ def test_every_command_loads_and_has_help(name):
     assert f"Usage: searchtune {name}" in done.stdout
 
 
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_line_in_help_is_the_command_s_own(name):
+    assert main.load_command(name).get_short_help_str(limit=200) == main.COMMANDS[name]
+
+
 STAGED = """
 import sys, time, types, typer
 module = types.ModuleType("searchtune.cli.demo")

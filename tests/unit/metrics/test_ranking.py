@@ -70,8 +70,9 @@ def test_no_labels_at_all() -> None:
     assert all(value.shape == (0,) for value in values.values())
 
 
-def test_query_without_relevant_document_scores_zero() -> None:
-    values = score(run_of(q0=[1, 2]), qrels_of((0, 1, 0), (0, 2, -1)), ALL)
+@pytest.mark.parametrize("grades", [(0, -1), (0, 0), (-1, -2)])
+def test_query_without_relevant_document_scores_zero(grades: tuple[int, int]) -> None:
+    values = score(run_of(q0=[1, 2]), qrels_of((0, 1, grades[0]), (0, 2, grades[1])), (*ALL, "ndcg"))
     assert all(value.tolist() == [0.0] for value in values.values())
 
 

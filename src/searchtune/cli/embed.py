@@ -1,0 +1,110 @@
+"""`searchtune embed`: train an embedding adapter, encode with it, search with it."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from searchtune.storage.output import OutputPolicy
+
+app = typer.Typer(no_args_is_help=True, help="Train an embedding adapter, encode with it, search with it.")
+
+Adapter = Annotated[Path, typer.Argument(help="The adapter folder that `embed train` wrote, or its run folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+class LeakPolicy(StrEnum):
+    """What to do about train queries that are also test queries."""
+
+    fail = "fail"
+    drop = "drop"
+    allow = "allow"
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name under configs/ such as minilm-pystdlib.")],
+    task: Annotated[str | None, typer.Option(help="A task name, task file or BEIR folder instead of the recipe's.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. --set optim.lr=1e-4.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder [default: runs/RECIPE-TASK].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
+    fail_if_exists: Annotated[bool, typer.Option("--fail-if-exists", help="Refuse a folder with a run (default).")] = False,
+    leaks: Annotated[
+        LeakPolicy, typer.Option(help="Train queries that are also test or dev queries.")
+    ] = LeakPolicy.fail,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, train nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Adapt an embedding model with contrastive LoRA and report what it gained."""
+    from searchtune.cli.progress import RichProgress
+    from searchtune.evaluation import render_report
+    from searchtune.workflows.embed import train_embedding
+    from searchtune.workflows.plan import plan_embedding
+    from searchtune.workflows.recipes import load_recipe
+
+    policy = _policy(resume, overwrite, fail_if_exists)
+    settled = load_recipe(recipe, task=task, overrides=overrides or [])
+    folder = out or Path("runs") / f"{Path(recipe).stem}-{Path(settled.task).name}"
+    with RichProgress() as progress:
+        if dry_run:
+            typer.echo(json.dumps(plan_embedding(settled, leaks.value, progress), indent=2))
+            return
+        result = train_embedding(settled, folder, policy=policy, leaks=leaks.value, progress=progress)
+    if result is None:
+        return
+    if as_json:
+        typer.echo(json.dumps(result.summary(), indent=2))
+        return
+    if result.report is not None:
+        typer.echo(render_report(result.report))
+        typer.echo(f"report   {result.folder / 'report.html'}")
+    typer.echo(f"adapter  {result.adapter}")
+
+
+@app.command()
+def encode(
+    adapter: Adapter,
+    texts: Annotated[Path, typer.Argument(help="JSONL with `text` (and `title`), or plain text, one a line; - for stdin.")],
+    out: Annotated[Path, typer.Option(help="The .npy file to write, float32, one row a text.")],
+    queries: Annotated[bool, typer.Option("--queries", help="The texts are queries, not documents.")] = False,
+    base: Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")] = None,
+) -> None:
+    """Encode texts with base plus adapter."""
+    from searchtune.workflows.search import encode_file
+
+    count, dim = encode_file(adapter, texts, out, queries=queries, base=base)
+    typer.echo(f"{count:,} x {dim} -> {out}")
+
+
+@app.command()
+def search(
+    adapter: Adapter,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    task: Annotated[str, typer.Option(help="The collection to search: a task name, task file or BEIR folder.")],
+    top: Annotated[int, typer.Option("-k", "--top", min=1, help="How many documents.")] = 10,
+    base: Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search a collection with base plus adapter."""
+    from searchtune.workflows.search import search_collection
+
+    hits = search_collection(adapter, query, task, top, base=base)
+    if as_json:
+        typer.echo(json.dumps([hit._asdict() for hit in hits], indent=2, ensure_ascii=False))
+        return
+    for place, hit in enumerate(hits, start=1):
+        typer.echo(f"{place:>3}  {hit.score:.4f}  {hit.id}  {hit.title or hit.snippet}")
+
+
+def _policy(resume: bool, overwrite: bool, fail_if_exists: bool) -> OutputPolicy:
+    if resume + overwrite + fail_if_exists > 1:
+        raise typer.BadParameter("give one of --resume, --overwrite and --fail-if-exists")
+    return "resume" if resume else "overwrite" if overwrite else "fail"

@@ -1,0 +1,50 @@
+"""Progress as a person sees it: lines and a bar with ETA, all on stderr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from searchtune.workflows.progress import Progress
+
+
+class RichProgress(Progress):
+    """Stages and notes as lines, training as a bar. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Bar(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> RichProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def note(self, message: str) -> None:
+        self._console.print(f"  {message}", markup=False)
+
+    def stage(self, name: str) -> None:
+        self._bar.stop()
+        self._console.print(f"- {name}", style="bold", markup=False)
+
+    def step(self, done: int, total: int, text: str) -> None:
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=total, text="")
+        self._bar.update(self._task, completed=done, text=text)
+        if "dev" in text:
+            self.note(f"step {done}: {text}")

@@ -1,0 +1,98 @@
+"""An adapter's life after training: verify that it reloads as trained, and merge it into a plain model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from searchtune.errors import ArtifactError
+from searchtune.models.artifact import (
+    check_base,
+    check_probe,
+    copy_license_files,
+    load_artifact,
+    open_with_sentence_transformers,
+    probe_difference,
+    probe_store,
+    read_card,
+    write_modules,
+)
+from searchtune.models.sources import resolve_model
+from searchtune.storage.atomic import new_folder
+
+_IN_A_FRESH_PROCESS = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from searchtune.errors import SearchtuneError
+from searchtune.workflows.adapter import verify_adapter
+try:
+    print(json.dumps(asdict(verify_adapter(Path(sys.argv[1])))))
+except SearchtuneError as error:
+    sys.exit(str(error))
+"""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Largest difference of a probe vector's component, by the library that opened the folder."""
+
+    sentence_transformers: float
+    peft: float
+    tolerance: float
+
+
+def verify_adapter(folder: Path, base: str | None = None) -> Verification:
+    """Open the adapter as its users will, with sentence-transformers and with peft, and repeat its probe in float32.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, the base is another one, or a vector differs.
+    """
+    card = read_card(folder)
+    check_base(card, resolve_model(base or card.base, None if base else card.revision))
+    encoder, _ = load_artifact(folder, dtype=torch.float32, device=torch.device("cpu"), base=base)
+    by_peft = probe_difference(folder, card, encoder.encode_store(probe_store(encoder.tokenizer, card)))
+    check_probe(f"{folder} opened by peft", by_peft, card)
+    by_st = probe_difference(folder, card, open_with_sentence_transformers(folder, card))
+    check_probe(f"{folder} opened by sentence-transformers", by_st, card)
+    return Verification(by_st, by_peft, card.probe.tolerance)
+
+
+def verify_in_fresh_process(folder: Path) -> Verification:
+    """`verify_adapter` in a new Python process, where nothing of the training run is left in memory."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_A_FRESH_PROCESS, str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ArtifactError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{folder}: not verified")
+    return Verification(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def merge_adapter(folder: Path, out: Path, base: str | None = None) -> float:
+    """Write base plus adapter as a plain sentence-transformers folder, and return how far its vectors are from the probe's.
+
+    Raises:
+        ArtifactError: as `verify_adapter`; and the merged folder is not written where its vectors differ.
+    """
+    encoder, card = load_artifact(folder, dtype=torch.float32, device=torch.device("cpu"), base=base)
+    with new_folder(out) as temporary:
+        encoder.backbone.save_pretrained(str(temporary), safe_serialization=True)
+        encoder.tokenizer.save_pretrained(str(temporary))
+        write_modules(temporary, encoder, card)
+        copy_license_files(resolve_model(base or card.base, None if base else card.revision), temporary)
+        difference = probe_difference(folder, card, open_with_sentence_transformers(temporary, card))
+        check_probe(f"{out} after merging", difference, card)
+    return difference
+
+
+def card_summary(folder: Path) -> dict[str, object]:
+    """The card of an adapter folder as plain values, probe texts left out."""
+    return read_card(folder).model_dump(mode="json", exclude={"probe"})
+
+
+__all__ = ["Verification", "asdict", "card_summary", "merge_adapter", "verify_adapter", "verify_in_fresh_process"]

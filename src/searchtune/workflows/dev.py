@@ -1,0 +1,81 @@
+"""Watching training on the dev split: exact search over a small pool of documents, the same at every look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from searchtune.metrics.ranking import score
+from searchtune.models.encoder import Encoder
+from searchtune.retrieval.dense import DenseIndex
+from searchtune.specs.recipe import EmbedRecipe
+from searchtune.storage.fingerprint import sha256_text
+from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
+from searchtune.workflows.bank import Bank
+
+_HARD = 20
+_MAX_DOCUMENTS = 5000
+
+
+@dataclass(frozen=True)
+class DevPool:
+    """Dev queries, and the documents they are ranked over: all judged ones and the base model's best.
+
+    Figures over a pool are higher than over the whole collection; they serve to compare steps of one run.
+    """
+
+    qrels: Qrels
+    documents: IntArray
+    """Positions in the collection, ascending. Shape: (pool,)."""
+    base_vectors: FloatArray
+    """Shape: (pool, dim)."""
+    metrics: tuple[str, ...]
+    min_grade: int
+    fixed_documents: bool
+    """Whether documents keep the base's vectors (query-only adaptation)."""
+
+    def figures(self, encoder: Encoder, bank: Bank) -> dict[str, float]:
+        """Mean of each metric under the encoder as it now is."""
+        vectors = self.base_vectors if self.fixed_documents else bank.encode_some(encoder, self.documents)
+        queries = bank.encode_queries(encoder, self.qrels.queries)
+        run = DenseIndex(vectors).search(self.qrels.queries, queries, 100)
+        whole = Run.ranked(run.queries, self.documents[run.docs], run.scores)
+        values = score(whole, self.qrels, self.metrics, min_grade=self.min_grade)
+        return {metric: float(each.mean()) for metric, each in values.items()}
+
+
+def build_dev_pool(
+    collection: Collection, recipe: EmbedRecipe, bank: Bank, encoder: Encoder, base_documents: FloatArray
+) -> DevPool | None:
+    """The dev pool of a collection; None where it has no dev split, or the recipe wants no evaluation."""
+    if "dev" not in collection.qrels or not recipe.dev.times or not len(collection.qrels["dev"]):
+        return None
+    qrels = _some(collection, recipe.dev.max_queries)
+    run = DenseIndex(base_documents).search(qrels.queries, bank.encode_queries(encoder, qrels.queries), _HARD)
+    wanted = np.concatenate([qrels.docs, run.docs.ravel()])
+    documents = np.unique(wanted)
+    if len(documents) < _MAX_DOCUMENTS:
+        everything = np.arange(len(collection.doc_ids))
+        others = np.setdiff1d(everything, documents)
+        step = max(1, -(-len(others) // max(1, min(len(others), _HARD * len(qrels)))))
+        documents = np.union1d(documents, others[::step][: _MAX_DOCUMENTS - len(documents)])
+    return DevPool(
+        qrels=qrels,
+        documents=documents,
+        base_vectors=base_documents[documents],
+        metrics=tuple(dict.fromkeys((recipe.dev.metric, "recall@100"))),
+        min_grade=collection.min_grade,
+        fixed_documents=recipe.side == "query",
+    )
+
+
+def _some(collection: Collection, most: int) -> Qrels:
+    """The dev labels of at most `most` queries, chosen by the hash of their id."""
+    qrels = collection.qrels["dev"]
+    if len(qrels) <= most:
+        return qrels
+    keys = [sha256_text(collection.query_ids[int(query)]) for query in qrels.queries]
+    keep = np.zeros(len(qrels), dtype=np.bool_)
+    keep[np.argsort(keys)[:most]] = True
+    return qrels.select(keep)

@@ -1,0 +1,312 @@
+"""The main story: adapt an embedding model to a collection with contrastive LoRA, prove the artifact, report the gain."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from searchtune.data.mining import mine_hard_negatives
+from searchtune.errors import ConfigError
+from searchtune.evaluation import Report
+from searchtune.models.adapters import Adapter, add_lora
+from searchtune.models.encoder import Encoder, load_encoder
+from searchtune.models.layers import without_prefix
+from searchtune.models.precision import compute_dtype, pick_device
+from searchtune.models.sources import resolve_model
+from searchtune.retrieval.dense import DenseIndex
+from searchtune.specs.base import parse_spec
+from searchtune.specs.recipe import EmbedRecipe
+from searchtune.storage.atomic import write_json
+from searchtune.storage.output import OutputPolicy, prepare_output
+from searchtune.training.contrastive import FixedDocumentContrastive, InBatchContrastive, Pairs, Texts
+from searchtune.training.fit import FitPlan, TrainLog, fit
+from searchtune.training.objective import Objective
+from searchtune.types import FloatArray, IntArray
+from searchtune.workflows.bank import Bank, build_bank
+from searchtune.workflows.dev import build_dev_pool
+from searchtune.workflows.finish import Trained, write_adapter
+from searchtune.workflows.measure import Subject, Vectors, measure
+from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
+from searchtune.workflows.training_set import Leaks, TrainingSet, open_training_set
+
+RECIPE_FILE = "recipe.json"
+TEST = "test"
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What a finished run left behind."""
+
+    folder: Path
+    adapter: Path
+    log: TrainLog
+    report: Report | None
+    """None where the collection has no test split."""
+
+    def summary(self) -> dict[str, Any]:
+        """The main figures as plain values."""
+        test = {
+            name: {metric: figure.mean for metric, figure in system.metrics.items()}
+            for name, system in (self.report.systems.items() if self.report else ())
+        }
+        return {
+            "folder": str(self.folder),
+            "adapter": str(self.adapter),
+            "best_step": self.log.best_step,
+            "training_seconds": round(self.log.seconds, 2),
+            "test": test,
+        }
+
+
+@dataclass
+class _Workshop:
+    """What the steps of one run hand to each other."""
+
+    recipe: EmbedRecipe
+    out: Path
+    training: TrainingSet
+    root: Path
+    encoder: Encoder
+    adapter: Adapter
+    bank: Bank
+    progress: Progress
+
+    def with_prefix_off(self) -> AbstractContextManager[None]:
+        """Within this, the encoder reads cached states where the recipe caches them."""
+        layers = self.recipe.method.top_layers
+        return without_prefix(self.encoder, layers) if self.recipe.frozen_prefix and layers else nullcontext()
+
+    def vectors(self) -> Vectors:
+        """Vectors of all documents and of the test queries under the encoder as it now is."""
+        start = time.perf_counter()
+        documents = self.bank.encode_documents(self.encoder)
+        return Vectors(documents, self.test_queries(), time.perf_counter() - start)
+
+    def test_queries(self) -> FloatArray:
+        qrels = self.training.collection.qrels.get(TEST)
+        return self.bank.encode_queries(self.encoder, qrels.queries if qrels else np.zeros(0, np.int64))
+
+
+def train_embedding(
+    recipe: EmbedRecipe,
+    out: Path,
+    *,
+    policy: OutputPolicy = "fail",
+    leaks: Leaks = "fail",
+    progress: Progress = SILENT,
+) -> EmbedResult | None:
+    """Train, save and verify an adapter, and report what it gained on the test split.
+
+    `out` gets `adapter/`, `report.json`, `report.html`, `recipe.json`, `train_log.json` and `checkpoints/`.
+
+    Returns:
+        The result; None in all but the main process of a distributed run.
+
+    Raises:
+        SearchtuneError: whatever a user can mend; see `searchtune.errors`.
+    """
+    device = pick_device()
+    state = PartialState(cpu=device.type == "cpu")
+    progress.stage(f"opening {recipe.task}")
+    training = open_training_set(recipe, leaks, progress)
+    root = resolve_model(recipe.base, recipe.revision)
+    out = out.expanduser().resolve()
+    if state.is_main_process:
+        prepare_output(out, policy)
+    dtype = _settle(recipe, out, policy, device)
+    shop = _open_workshop(recipe, out, training, root, progress, dtype=dtype, device=device)
+    with shop.with_prefix_off():
+        progress.stage("encoding the collection with the base model")
+        base = shop.vectors()
+        log = _train(shop, base.documents, resume=policy == "resume")
+        if not state.is_main_process:
+            return None
+        tuned = _tuned_vectors(shop, base)
+    write_json(out / "train_log.json", log.to_json())
+    return _finish(shop, log, base, tuned)
+
+
+def _settle(recipe: EmbedRecipe, out: Path, policy: OutputPolicy, device: torch.device) -> torch.dtype:
+    """Record recipe and precision at the first start; a resumed run must agree with what is recorded."""
+    file = out / RECIPE_FILE
+    state = PartialState()
+    state.wait_for_everyone()
+    if policy == "resume" and file.is_file():
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        if parse_spec(EmbedRecipe, saved["recipe"], str(file)) != recipe:
+            raise ConfigError(f"{file}: the run was started with another recipe; resume with that one, or --overwrite")
+        return torch.bfloat16 if saved["precision"] == "bf16" else torch.float32
+    dtype = compute_dtype(recipe.precision, device)
+    if state.is_main_process:
+        precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        write_json(file, {"recipe": recipe.model_dump(mode="json"), "precision": precision, "started": now()})
+    state.wait_for_everyone()
+    return dtype
+
+
+def _open_workshop(
+    recipe: EmbedRecipe,
+    out: Path,
+    training: TrainingSet,
+    root: Path,
+    progress: Progress,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> _Workshop:
+    """Load the base, put the adapter on it (it changes nothing yet), and make the texts ready."""
+    progress.stage("loading the base model")
+    encoder = load_encoder(root, dtype=dtype, device=device, attention="eager")
+    layout = encoder.layout
+    if layout.max_positions is not None and recipe.max_tokens > layout.max_positions:
+        raise ConfigError(f"max_tokens is {recipe.max_tokens}, but {recipe.base} has {layout.max_positions} positions")
+    encoder.layout = replace(
+        layout,
+        query_prompt=layout.query_prompt if recipe.query_prompt is None else recipe.query_prompt,
+        document_prompt=layout.document_prompt if recipe.document_prompt is None else recipe.document_prompt,
+    )
+    adapter = add_lora(encoder, recipe.method, seed=recipe.seed)
+    share = 100 * adapter.trainable / adapter.total
+    progress.note(f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}")
+    progress.stage("reading the texts" + (", caching the frozen layers' states" if recipe.frozen_prefix else ""))
+    bank = build_bank(training.collection, encoder, recipe, out)
+    if bank.truncated:
+        texts = bank.queries + bank.documents
+        progress.note(f"{bank.truncated:,} of {texts:,} texts are cut at {recipe.max_tokens} tokens")
+    return _Workshop(recipe, out, training, root, encoder, adapter, bank, progress)
+
+
+def _train(shop: _Workshop, base_documents: FloatArray, *, resume: bool) -> TrainLog:
+    recipe, progress = shop.recipe, shop.progress
+    dev = build_dev_pool(shop.training.collection, recipe, shop.bank, shop.encoder, base_documents)
+    if dev is not None:
+        before = dev.figures(shop.encoder, shop.bank)
+        progress.note(f"dev pool before training: {_words(before)} ({len(dev.qrels)} queries, {len(dev.documents)} documents)")
+    objective = _objective(shop, base_documents)
+    progress.stage("training")
+    return fit(
+        objective,
+        recipe.optim,
+        FitPlan(shop.out, recipe.seed, recipe.dev.metric, recipe.dev.times if dev else 0, resume),
+        on_eval=(lambda: dev.figures(shop.encoder, shop.bank)) if dev else None,
+        on_step=lambda step, total: progress.step(
+            step.step, total, f"loss {step.loss:.3f}" + (f", dev {_words(step.dev)}" if step.dev else "")
+        ),
+    )
+
+
+def _objective(shop: _Workshop, base_documents: FloatArray) -> Objective:
+    recipe, training, spec = shop.recipe, shop.training, shop.recipe.objective
+    pairs = Pairs(training.relevant, training.known, _mined(shop, base_documents))
+    recompute = None if recipe.gradient_caching == "auto" else recipe.gradient_caching
+    texts = Texts(shop.bank.training, shop.bank.queries, recipe.tokens_per_chunk, recompute)
+    if recipe.side == "both":
+        return InBatchContrastive(
+            shop.encoder, texts, pairs, spec, batch_size=recipe.optim.batch_size, seed=recipe.seed
+        )
+    candidates = np.arange(len(base_documents))
+    if spec.candidates != "corpus":
+        candidates = np.unique(np.concatenate([training.relevant.docs, *pairs.negatives.values()]))
+    return FixedDocumentContrastive(
+        shop.encoder,
+        texts,
+        pairs,
+        spec,
+        documents=candidates,
+        vectors=base_documents[candidates],
+        batch_size=recipe.optim.batch_size,
+        seed=recipe.seed,
+    )
+
+
+def _mined(shop: _Workshop, base_documents: FloatArray) -> dict[int, IntArray]:
+    """Hard negatives by query, from the base model's own ranking of the training queries."""
+    spec, training = shop.recipe.objective.hard_negatives, shop.training
+    if not spec.per_query:
+        return {}
+    shop.progress.stage("mining hard negatives")
+    queries = training.relevant.queries
+    most_positives = int(np.diff(training.relevant.offsets).max())
+    vectors = shop.bank.encode_queries(shop.encoder, queries)
+    run = DenseIndex(base_documents).search(queries, vectors, spec.last_rank + most_positives)
+    mined = mine_hard_negatives(run, training.relevant, training.known, spec)
+    without = sum(not len(docs) for docs in mined.values())
+    if without:
+        shop.progress.note(f"{without} training queries have no hard negative inside the window and margin")
+    return mined
+
+
+def _tuned_vectors(shop: _Workshop, base: Vectors) -> Vectors:
+    shop.progress.stage("encoding the collection with the tuned model")
+    if shop.recipe.side == "query":
+        return Vectors(base.documents, shop.test_queries(), base.seconds)
+    return shop.vectors()
+
+
+def _finish(shop: _Workshop, log: TrainLog, base: Vectors, tuned: Vectors) -> EmbedResult:
+    recipe, training = shop.recipe, shop.training
+    shop.progress.stage("saving the adapter and opening it in a fresh process")
+    trained = Trained(recipe, training, shop.root, shop.encoder, shop.adapter.state(), shop.adapter.trainable, log)
+    verified = write_adapter(shop.out / "adapter", trained)
+    worst = max(verified.sentence_transformers, verified.peft)
+    shop.progress.note(f"reloaded = trained: probe vectors differ by {worst:.1e} at most")
+    report = None
+    if TEST in training.collection.qrels:
+        shop.progress.stage("measuring on the test split")
+        subject = Subject(
+            training.collection,
+            TEST,
+            base,
+            tuned,
+            training.positives,
+            training=_training_facts(shop, log),
+            provenance=_provenance(shop, worst),
+        )
+        report = measure(subject, shop.out, seed=recipe.seed)
+    return EmbedResult(shop.out, shop.out / "adapter", log, report)
+
+
+def _training_facts(shop: _Workshop, log: TrainLog) -> dict[str, Any]:
+    recipe = shop.recipe
+    return {
+        "curve": log.to_json()["steps"],
+        "dev_metric": recipe.dev.metric,
+        "best_step": log.best_step,
+        "seconds": round(log.seconds, 1),
+        "preparation_seconds": {name: round(value, 1) for name, value in shop.bank.seconds.items()},
+        "pairs_per_epoch": shop.training.pairs,
+        "trainable_parameters": shop.adapter.trainable,
+        "all_parameters": shop.adapter.total,
+        "frozen_prefix_difference": shop.bank.prefix_difference,
+        "truncated_texts": shop.bank.truncated,
+        "leaking_train_queries": shop.training.leaks,
+    }
+
+
+def _provenance(shop: _Workshop, verified: float) -> dict[str, Any]:
+    recipe, collection = shop.recipe, shop.training.collection
+    return {
+        "command": command(),
+        "created": now(),
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_sha256": spec_sha256(recipe),
+        "data_fingerprint": collection.fingerprint,
+        "documents": len(collection.doc_ids),
+        "precision": str(shop.encoder.dtype).removeprefix("torch."),
+        "reload_difference": verified,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def _words(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -1,0 +1,92 @@
+"""After training: write the adapter, prove in a fresh process that it reloads as trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from searchtune.models.adapters import add_lora
+from searchtune.models.artifact import pick_probe, probe_store, save_artifact
+from searchtune.models.encoder import Encoder, load_encoder
+from searchtune.models.sources import tokenizer_sha256, weights_sha256
+from searchtune.specs.card import AdapterCard, Probe
+from searchtune.specs.recipe import EmbedRecipe
+from searchtune.storage.fingerprint import sha256_json
+from searchtune.training.fit import TrainLog
+from searchtune.workflows.adapter import Verification, verify_in_fresh_process
+from searchtune.workflows.provenance import now, spec_sha256, versions
+from searchtune.workflows.training_set import TrainingSet
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left in memory."""
+
+    recipe: EmbedRecipe
+    training: TrainingSet
+    root: Path
+    encoder: Encoder
+    """The encoder that was trained, whole, in training precision."""
+    weights: dict[str, Tensor]
+    trainable_parameters: int
+    log: TrainLog
+
+
+def write_adapter(folder: Path, trained: Trained) -> Verification:
+    """Put the trained weights on a fresh float32 base, record probe vectors, save, and verify in a new process.
+
+    Raises:
+        ArtifactError: the saved adapter does not give back the recorded vectors.
+    """
+    recipe, layout = trained.recipe, trained.encoder.layout
+    encoder = load_encoder(trained.root, dtype=torch.float32, device=torch.device("cpu"))
+    encoder.layout = layout
+    adapter = add_lora(encoder, recipe.method, seed=recipe.seed)
+    adapter.load_state(trained.weights)
+    card = _card(trained, encoder.dim)
+    store = probe_store(encoder.tokenizer, card)
+    probe = encoder.encode_store(store)
+    as_trained = trained.encoder.encode_store(store)
+    agreement = float((probe * as_trained).sum(1).min() / max(1e-12, np.linalg.norm(probe, axis=1).min() ** 2))
+    card = card.model_copy(update={"extra": {"min_probe_cosine_to_training_precision": round(min(1.0, agreement), 6)}})
+    collection = trained.training.collection
+    positives = [collection.doc_ids[int(doc)] for doc in trained.training.positives]
+    save_artifact(folder, encoder, adapter, card, probe=probe, train_positives=positives)
+    return verify_in_fresh_process(folder)
+
+
+def _card(trained: Trained, dim: int) -> AdapterCard:
+    recipe, training, layout = trained.recipe, trained.training, trained.encoder.layout
+    collection = training.collection
+    positives = [collection.doc_ids[int(doc)] for doc in training.positives]
+    queries = pick_probe([collection.query_texts[int(query)] for query in training.relevant.queries])
+    documents = [] if recipe.side == "query" else pick_probe([collection.documents[int(d)] for d in training.positives])
+    best = next((step.dev for step in trained.log.steps if step.step == trained.log.best_step and step.dev), None)
+    return AdapterCard(
+        name=f"{collection.name}-{recipe.kind}",
+        base=recipe.base if not Path(recipe.base).expanduser().is_dir() else str(trained.root),
+        revision=recipe.revision,
+        base_weights_sha256=weights_sha256(trained.root),
+        tokenizer_sha256=tokenizer_sha256(trained.root),
+        side=recipe.side,
+        pooling=layout.pooling,
+        normalise=layout.normalise,
+        query_prompt=layout.query_prompt,
+        document_prompt=layout.document_prompt,
+        max_tokens=recipe.max_tokens,
+        query_max_tokens=min(recipe.max_tokens, recipe.query_max_tokens or recipe.max_tokens),
+        dim=dim,
+        matryoshka=recipe.objective.matryoshka,
+        trainable_parameters=trained.trainable_parameters,
+        recipe_sha256=spec_sha256(recipe),
+        data_fingerprint=collection.fingerprint,
+        train_positives_sha256=sha256_json(positives),
+        probe=Probe(queries=queries, documents=documents),
+        metrics={f"dev {name}": value for name, value in (best or {}).items()},
+        versions=versions(),
+        created=now(),
+    )

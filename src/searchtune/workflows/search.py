@@ -1,0 +1,105 @@
+"""Using a trained adapter: encode texts, search a collection."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from searchtune.data.tasks import load_task, open_collection
+from searchtune.errors import DataError
+from searchtune.models.artifact import load_artifact
+from searchtune.models.encoder import Encoder, load_encoder
+from searchtune.models.precision import compute_dtype, pick_device
+from searchtune.models.sources import resolve_model
+from searchtune.retrieval.dense import DenseIndex
+from searchtune.specs.card import CARD_FILE, AdapterCard
+from searchtune.storage.atomic import atomic_write
+
+
+class Hit(NamedTuple):
+    """One document found. `score` is the inner product of unit vectors."""
+
+    id: str
+    score: float
+    title: str
+    snippet: str
+
+
+def encode_file(folder: Path, texts: Path, out: Path, *, queries: bool = False, base: str | None = None) -> tuple[int, int]:
+    """Encode the texts of a file into `out` (npy, float32), and return how many and of what size.
+
+    With a query-only adapter, documents are encoded by the base, as at training.
+    """
+    lines = read_texts(texts)
+    encoder, card = _open(folder, base, for_queries=queries)
+    vectors = encode_with(encoder, card, lines, queries=queries)
+    with atomic_write(out) as file:
+        np.save(file, vectors)
+    return vectors.shape[0], vectors.shape[1]
+
+
+def search_collection(folder: Path, query: str, task: str, top: int, *, base: str | None = None) -> list[Hit]:
+    """The `top` documents of a task's collection for one query, by exact search."""
+    if not query.strip():
+        raise DataError("the query is empty; say what to look for")
+    collection = open_collection(load_task(task))
+    for_queries, card = _open(folder, base, for_queries=True)
+    for_documents = for_queries if card.side == "both" else _open(folder, base, for_queries=False)[0]
+    index = DenseIndex(encode_with(for_documents, card, collection.documents, queries=False))
+    vector = encode_with(for_queries, card, [query], queries=True)
+    run = index.search(np.zeros(1, dtype=np.int64), vector, top)
+    return [
+        Hit(collection.doc_ids[doc], float(score), collection.titles[doc], " ".join(collection.texts[doc].split())[:100])
+        for doc, score in zip(run.docs[0].tolist(), run.scores[0], strict=True)
+    ]
+
+
+def encode_with(encoder: Encoder, card: AdapterCard, texts: list[str], *, queries: bool) -> np.ndarray:
+    """Vectors with the card's prompt and length for queries or documents. Shape: (texts, dim)."""
+    if queries:
+        return encoder.encode(texts, max_tokens=card.query_max_tokens, prompt=card.query_prompt)
+    return encoder.encode(texts, max_tokens=card.max_tokens, prompt=card.document_prompt)
+
+
+def read_texts(file: Path) -> list[str]:
+    """Texts of a JSONL file (`text`, with `title` before it if there) or of a plain file, one a line; `-` is stdin.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or a JSON line has no `text`.
+    """
+    try:
+        content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    lines = [line for line in content.splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{file}: no text in it")
+    if file.suffix != ".jsonl":
+        return lines
+    return [_text_of(file, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _text_of(file: Path, number: int, line: str) -> str:
+    try:
+        row = json.loads(line)
+        return " ".join(part for part in (row.get("title", ""), row["text"]) if part)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{file}:{number}: expected an object with a `text`, found {line[:60]!r}") from error
+
+
+def _open(folder: Path, base: str | None, *, for_queries: bool) -> tuple[Encoder, AdapterCard]:
+    folder = folder / "adapter" if (folder / "adapter" / CARD_FILE).is_file() else folder
+    device = pick_device()
+    dtype = compute_dtype("auto", device)
+    encoder, card = load_artifact(folder, dtype=dtype, device=device, base=base)
+    if card.side == "query" and not for_queries:
+        root = resolve_model(base or card.base, None if base else card.revision)
+        encoder = load_encoder(root, dtype=dtype, device=device)
+    return encoder, card

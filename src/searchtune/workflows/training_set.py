@@ -1,0 +1,73 @@
+"""From a recipe to what there is to learn from: the collection, its training pairs, and the leaks between its splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from searchtune.data.examples import KnownRelevance, pairs_in_epoch, text_groups
+from searchtune.data.leakage import find_leaks, positives
+from searchtune.data.tasks import load_task, open_collection
+from searchtune.errors import DataError
+from searchtune.specs.recipe import EmbedRecipe
+from searchtune.types import Collection, IntArray, Qrels
+from searchtune.workflows.progress import Progress
+
+Leaks = Literal["fail", "drop", "allow"]
+FEW_PAIRS = 1000
+"""Below so many pairs, contrastive adapters often learn little; the run goes on with a warning."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A collection and the part of it that is trained on."""
+
+    collection: Collection
+    train: Qrels
+    """Train labels, leaking queries left out."""
+    relevant: Qrels
+    """Of these, the labels of at least the task's `min_grade`."""
+    known: KnownRelevance
+    pairs: int
+    """Pairs drawn in one epoch."""
+    leaks: int
+    """Train queries that are also, or nearly, test or dev queries."""
+
+    @property
+    def positives(self) -> IntArray:
+        """The documents that training sees as positives."""
+        return positives(self.train, self.collection.min_grade)
+
+
+def open_training_set(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> TrainingSet:
+    """Open the recipe's task, check its splits against each other, and gather its training pairs.
+
+    Raises:
+        DataError: no train split, or no relevant document in it.
+        LeakError: a train query is also a test or dev query, and `leaks` is "fail".
+    """
+    collection = open_collection(load_task(recipe.task))
+    if "train" not in collection.qrels:
+        have = ", ".join(sorted(collection.qrels)) or "none"
+        raise DataError(f"{collection.name} has no train split (it has: {have}); add qrels/train.tsv")
+    train = collection.qrels["train"]
+    leaking = 0
+    for split in sorted(set(collection.qrels) & {"test", "dev"}):
+        report = find_leaks(collection, train, collection.qrels[split])
+        if leaks == "fail":
+            report.raise_if_any()
+        if leaks == "drop":
+            train = report.without_leaks(train)
+        leaking += len(report.train_queries)
+    if leaking:
+        progress.note(f"{leaking} train queries are also test or dev queries ({'left out' if leaks == 'drop' else 'kept'})")
+    relevant = train.relevant(collection.min_grade)
+    pairs = pairs_in_epoch(relevant, recipe.objective.positives_per_query)
+    if not pairs:
+        raise DataError(f"{collection.name}: no document of grade {collection.min_grade} or more in the train split")
+    if pairs < FEW_PAIRS:
+        progress.note(f"warning: {pairs} training pairs; below 500-1,000 an adapter often learns little")
+    # Only train labels may mask a negative: training never looks at another split's labels.
+    known = KnownRelevance(text_groups(collection.query_texts), text_groups(collection.documents), relevant)
+    return TrainingSet(collection, train, relevant, known, pairs, leaking)
+

@@ -18,10 +18,10 @@ from searchtune import __version__
 from searchtune.errors import SearchtuneError
 
 COMMANDS = {
-    "data": "Look at test collections: list, describe, check, export.",
-    "embed": "Train an embedding adapter, evaluate it, search with it.",
-    "adapter": "Look into a saved adapter: show its card, verify it, merge it.",
-    "demo": "See the whole story on a small set: base, adapter, difference.",
+    "data": "Look at test collections: list, show, check, fetch, export.",
+    "embed": "Train an embedding adapter, encode with it, search with it.",
+    "adapter": "Look at a saved adapter, verify it, merge it.",
+    "demo": "Adapt all-MiniLM-L6-v2 to finding Python functions, and report what it gained.",
 }
 """Each command's line in `--help`; `searchtune.cli.NAME` holds its `app`, or a function of its own name."""
 

@@ -51,6 +51,15 @@ class Encoder(nn.Module):
     def dim(self) -> int:
         return int(self.backbone.config.hidden_size)
 
+    def train(self, mode: bool = True) -> Encoder:
+        """Only an adapter's own dropout follows `mode`: the frozen base never drops anything."""
+        super().train(mode)
+        self.backbone.eval()
+        for name, module in self.backbone.named_modules():
+            if "lora_dropout" in name:
+                module.train(mode)
+        return self
+
     def forward(self, chunks: Sequence[Chunk], recompute: bool = False) -> Tensor:
         """Vectors of all texts of all chunks, in their order.
 

@@ -18,6 +18,8 @@ from searchtune.types import IntArray
 
 _MAX_PADDING = 0.2
 """A chunk is closed early where its shortest text would be more than this share padding."""
+_WIDTH_STEP = 8
+"""Chunks are as wide as a multiple of this, so that few shapes occur: kernels are prepared anew for each new shape."""
 _MIN_CHUNK = 2048
 """Chunks below this many tokens are never closed early: tiny matrices waste more than padding does."""
 
@@ -85,9 +87,10 @@ class HiddenStore:
 
     def chunk(self, texts: IntArray, device: torch.device) -> Chunk:
         mask = _mask(self.lengths[texts])
-        rows = torch.from_numpy(_gather(np.arange(self.offsets[-1]), self.offsets, texts))
         hidden = torch.zeros((*mask.shape, self.hidden.shape[1]), dtype=self.hidden.dtype)
-        hidden[mask.bool()] = self.hidden[rows]
+        for place, text in enumerate(texts):  # contiguous copies: many times faster than one indexed one
+            start, stop = int(self.offsets[text]), int(self.offsets[text + 1])
+            hidden[place, : stop - start] = self.hidden[start:stop]
         return Chunk(mask=mask.to(device), hidden=hidden.to(device))
 
 
@@ -124,7 +127,7 @@ def length_sorted_chunks(lengths: IntArray, max_tokens: int) -> Iterator[IntArra
 
 
 def _mask(lengths: IntArray) -> Tensor:
-    width = int(lengths.max(initial=1))
+    width = -(-int(lengths.max(initial=1)) // _WIDTH_STEP) * _WIDTH_STEP
     return (torch.arange(width)[None, :] < torch.from_numpy(lengths)[:, None]).long()
 
 

@@ -96,8 +96,10 @@ def hidden_states_below(
                 try:
                     encoder.backbone(input_ids=chunk.ids, attention_mask=chunk.mask)
                 except _Reached as reached:
-                    rows = torch.from_numpy(_token_rows(store.offsets, texts))
-                    hidden[rows] = reached.states[chunk.mask.bool()].to("cpu", torch.bfloat16)
+                    states = reached.states.to("cpu", torch.bfloat16)
+                    for place, text in enumerate(texts):
+                        start, stop = int(store.offsets[text]), int(store.offsets[text + 1])
+                        hidden[start:stop] = states[place, : stop - start]
     finally:
         hook.remove()
     return HiddenStore(hidden, store.offsets)
@@ -136,6 +138,3 @@ def check_prefix(encoder: Encoder, tokens: TokenStore, hidden: HiddenStore, top_
         )
     return difference
 
-
-def _token_rows(offsets: IntArray, texts: IntArray) -> IntArray:
-    return np.concatenate([np.arange(offsets[t], offsets[t + 1]) for t in texts])

@@ -73,6 +73,8 @@ class TrainLog:
 class TrainingInterrupted(SearchtuneError):
     """SIGINT or SIGTERM came; a checkpoint was written first."""
 
+    exit_code = 130
+
 
 @dataclass(frozen=True)
 class FitPlan:

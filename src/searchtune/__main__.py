@@ -1,4 +1,4 @@
-"""`python -m searchtune`, and `accelerate launch -m searchtune` for several devices."""
+"""`python -m searchtune`, and `torchrun --nproc_per_node N -m searchtune` for several processes."""
 
 from searchtune.cli.main import main
 

@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Look at a saved adapter, verify it, merge it.")
 
-Folder = Annotated[Path, typer.Argument(help="The adapter folder that `embed train` wrote.")]
+Folder = Annotated[Path, typer.Argument(help="The adapter folder that `embed train` wrote, or its run folder.")]
 Base = Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 

@@ -32,19 +32,21 @@ class RichProgress(Progress):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._stop()
 
     def note(self, message: str) -> None:
-        self._console.print(f"  {message}", markup=False)
+        self._console.print(f"  {message}", markup=False, soft_wrap=True)
 
     def stage(self, name: str) -> None:
-        self._bar.stop()
-        self._console.print(f"- {name}", style="bold", markup=False)
+        self._stop()
+        self._console.print(f"- {name}", style="bold", markup=False, soft_wrap=True)
 
     def step(self, done: int, total: int, text: str) -> None:
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task("training", total=total, text="")
         self._bar.update(self._task, completed=done, text=text)
-        if "dev" in text:
-            self.note(f"step {done}: {text}")
+
+    def _stop(self) -> None:
+        if self._task is not None:  # rich ends a bar that never began with an empty line
+            self._bar.stop()

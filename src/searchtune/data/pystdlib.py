@@ -117,12 +117,12 @@ def _parsed(source: str) -> ast.Module:
 
 
 def first_sentence(docstring: str) -> str:
-    """The first sentence of the first paragraph, on one line.
+    """The first sentence of the first paragraph, on one line; a doctest example is no sentence.
 
     >>> first_sentence('Split a path, e.g. a URL. Returns\\n    a pair.')
     'Split a path, e.g. a URL.'
     """
-    paragraph = re.split(r"\n\s*\n", inspect.cleandoc(docstring).strip(), maxsplit=1)[0]
+    paragraph = re.split(r"\n\s*\n|>>>", inspect.cleandoc(docstring).strip(), maxsplit=1)[0]
     line = " ".join(paragraph.split())
     end = _SENTENCE_END.search(line)
     return line[: end.end()] if end else line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.models.encoder import Encoder
 from searchtune.models.layers import layer_stack
+from searchtune.models.quiet import quiet
 from searchtune.specs.recipe import LoraMethod
 
 ADAPTER = "default"
@@ -51,6 +52,7 @@ class Adapter:
             parameter.copy_(state[name])
 
 
+@quiet()
 def add_lora(encoder: Encoder, method: LoraMethod, *, seed: int) -> Adapter:
     """Put LoRA on the encoder's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.
 
@@ -93,8 +95,9 @@ def _lora_layers(encoder: Encoder) -> list[LoraLinear]:
 class _FusedLora(torch.autograd.Function):
     """`x (W + s B A)^T + b` as one matrix product, with gradients for A and B only.
 
-    Written out, LoRA costs three products and several copies a layer forward and more backward; with W frozen, one full-size
-    product forward and one backward are enough, and the four products of the gradient are as thin as the rank.
+    Written out, LoRA costs three products and several copies a layer forward and more backward; with W frozen, one
+    full-size product forward and one backward are enough, and the four products of the gradient are as thin as the
+    rank.
     """
 
     @staticmethod
@@ -119,7 +122,8 @@ class _FusedLora(torch.autograd.Function):
 
 def _fused_forward(layer: LoraLinear, x: Tensor, *_: Any, **__: Any) -> Tensor:
     """Replaces `LoraLinear.forward` where there is one adapter without dropout."""
-    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    a: Any = layer.lora_A[ADAPTER].weight
+    b: Any = layer.lora_B[ADAPTER].weight
     scale = layer.scaling[ADAPTER]
     base: Any = layer.base_layer
     version = (a._version, b._version)
@@ -129,5 +133,5 @@ def _fused_forward(layer: LoraLinear, x: Tensor, *_: Any, **__: Any) -> Tensor:
             merged = (base.weight.float() + scale * (b.float() @ a.float())).to(base.weight.dtype)
         cached = (version, merged)
         layer._searchtune_merged = cached  # type: ignore[assignment]
-    result: Tensor = _FusedLora.apply(x, cached[1], base.bias, a, b, scale)
-    return result
+    apply: Callable[..., Tensor] = _FusedLora.apply
+    return apply(x, cached[1], base.bias, a, b, scale)

@@ -1,7 +1,7 @@
 """The adapter folder: what is in it, writing it, reading it back, and proving that it reloads as it was trained.
 
-The folder is a PEFT adapter and a sentence-transformers model at once, so both libraries open it as it is; the card beside them
-holds what neither checks: which base, by the hash of its weights, and which vectors must come out.
+The folder is a PEFT adapter and a sentence-transformers model at once, so both libraries open it as it is; the card
+beside them holds what neither checks: which base, by the hash of its weights, and which vectors must come out.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from searchtune.models.adapters import Adapter
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.inputs import TokenStore, tokenise
 from searchtune.models.layout import Layout
+from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model, tokenizer_sha256, weights_sha256
 from searchtune.specs.card import CARD_FILE, AdapterCard
 from searchtune.storage.atomic import new_folder, write_json, write_text
 from searchtune.storage.marker import check_complete
 from searchtune.types import FloatArray
 
-_TRANSFORMER, _POOLING, _NORMALISE = (f"sentence_transformers.models.{n}" for n in ("Transformer", "Pooling", "Normalize"))
+_TRANSFORMER = "sentence_transformers.models.Transformer"
+_POOLING = "sentence_transformers.models.Pooling"
+_NORMALISE = "sentence_transformers.models.Normalize"
 _POOLING_FLAGS = {
     "mean": "pooling_mode_mean_tokens",
     "cls": "pooling_mode_cls_token",
@@ -37,8 +40,15 @@ _POOLING_FLAGS = {
 }
 
 
+@quiet()
 def save_artifact(
-    folder: Path, encoder: Encoder, adapter: Adapter, card: AdapterCard, *, probe: FloatArray, train_positives: list[str]
+    folder: Path,
+    encoder: Encoder,
+    adapter: Adapter,
+    card: AdapterCard,
+    *,
+    probe: FloatArray,
+    train_positives: list[str],
 ) -> None:
     """Write the adapter folder, whole or not at all; an older complete artifact there stays until then."""
     with new_folder(folder) as temporary:
@@ -96,11 +106,12 @@ def check_base(card: AdapterCard, base: Path) -> None:
     ):
         if expected != found:
             raise ArtifactError(
-                f"{base}: wrong base for adapter {card.name!r}: its {what} have sha256 {found[:12]}..., the adapter was "
-                f"trained on {expected[:12]}... ({card.base}); name the right base, or train again on this one"
+                f"{base}: wrong base for adapter {card.name!r}: its {what} have sha256 {found[:12]}..., the adapter "
+                f"was trained on {expected[:12]}... ({card.base}); name the right base, or train again on this one"
             )
 
 
+@quiet()
 def load_artifact(
     folder: Path, *, dtype: torch.dtype, device: torch.device, base: str | None = None
 ) -> tuple[Encoder, AdapterCard]:
@@ -151,11 +162,12 @@ def check_probe(what: str, difference: float, card: AdapterCard) -> None:
     """Raise an `ArtifactError` where a reloaded model gives other vectors than the trained one."""
     if not difference <= card.probe.tolerance:
         raise ArtifactError(
-            f"{what}: probe vectors differ by {difference:.3g} (allowed {card.probe.tolerance:.0e}): what reloads is not "
-            "what was trained; do not use it, and report the versions in its card"
+            f"{what}: probe vectors differ by {difference:.3g} (allowed {card.probe.tolerance:.0e}): what reloads is "
+            "not what was trained; do not use it, and report the versions in its card"
         )
 
 
+@quiet()
 def open_with_sentence_transformers(folder: Path, card: AdapterCard) -> FloatArray:
     """Probe vectors as a user gets them from `SentenceTransformer(folder)`. Shape: (queries + documents, dim)."""
     from sentence_transformers import SentenceTransformer
@@ -198,7 +210,8 @@ def _readme(card: AdapterCard) -> str:
     figures = ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items()) or "none"
     side = "queries only; documents keep the base's vectors" if card.side == "query" else "queries and documents"
     return (
-        f"# {card.name}\n\nA LoRA adapter for `{card.base}`, trained with searchtune on {side}. Dev figures: {figures}.\n\n"
+        f"# {card.name}\n\nA LoRA adapter for `{card.base}`, trained with searchtune on {side}. "
+        f"Dev figures: {figures}.\n\n"
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         'model = SentenceTransformer("path/to/this/folder")\n```\n\n'
         "`searchtune adapter verify` checks that it still gives the vectors it was trained to give; "

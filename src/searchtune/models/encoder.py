@@ -7,10 +7,10 @@ tasks, losses or files other than its base.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer
 from searchtune.errors import ModelError
 from searchtune.models.inputs import Chunk, Store, length_sorted_chunks, tokenise
 from searchtune.models.layout import Layout, Pooling, read_layout
+from searchtune.models.quiet import quiet
 from searchtune.types import FloatArray, IntArray
 
 Attention = Literal["eager", "sdpa"]
@@ -40,12 +41,14 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.backbone.parameters()).device
+        device: torch.device = next(self.backbone.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the frozen weights, in which activations flow."""
-        return next(p.dtype for p in self.backbone.parameters() if not p.requires_grad)
+        dtype: torch.dtype = next(p.dtype for p in self.backbone.parameters() if not p.requires_grad)
+        return dtype
 
     @property
     def dim(self) -> int:
@@ -113,6 +116,7 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     return total / mask.sum(1, keepdim=True).clamp(min=1)
 
 
+@quiet()
 def load_encoder(folder: Path, *, dtype: torch.dtype, device: torch.device, attention: Attention = "sdpa") -> Encoder:
     """The base in `folder`, frozen, in `dtype` on `device`.
 

@@ -136,4 +136,5 @@ def _gather(flat: IntArray, offsets: IntArray, texts: IntArray) -> IntArray:
     lengths = np.diff(offsets)[texts]
     ends = np.cumsum(lengths)
     within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-    return flat[np.repeat(offsets[texts], lengths) + within]
+    entries: IntArray = flat[np.repeat(offsets[texts], lengths) + within]
+    return entries

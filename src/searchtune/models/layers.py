@@ -1,8 +1,9 @@
 """The stack of transformer layers inside a backbone, and cutting the backbone in two at one of them.
 
-The lower part of a frozen prefix never changes, so its hidden states are computed once (`hidden_states_below`) and training
-runs `without_prefix`: the same backbone, its embeddings handing the cached states on and its lower layers left out. Masks,
-positions and final norms stay the library's own, and `prefix_is_exact` proves on real texts that nothing else is skipped.
+The lower part of a frozen prefix never changes, so its hidden states are computed once (`hidden_states_below`) and
+training runs `without_prefix`: the same backbone, its embeddings handing the cached states on and its lower layers left
+out. Masks, positions and final norms stay the library's own, and `check_prefix` proves on real texts that nothing else
+is skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from searchtune.errors import ModelError
 from searchtune.models.encoder import Encoder, inference
 from searchtune.models.inputs import HiddenStore, TokenStore, length_sorted_chunks
-from searchtune.types import IntArray
 
 _EXACT = 2e-2
 """Largest component by which split and whole vectors may differ: twice what rounding cached states to bf16 costs."""
@@ -98,8 +98,8 @@ def hidden_states_below(
                 except _Reached as reached:
                     states = reached.states.to("cpu", torch.bfloat16)
                     for place, text in enumerate(texts):
-                        start, stop = int(store.offsets[text]), int(store.offsets[text + 1])
-                        hidden[start:stop] = states[place, : stop - start]
+                        start, end = int(store.offsets[text]), int(store.offsets[text + 1])
+                        hidden[start:end] = states[place, : end - start]
     finally:
         hook.remove()
     return HiddenStore(hidden, store.offsets)
@@ -116,7 +116,9 @@ def _room(tokens: int, dim: int, file: Path | None) -> Tensor:
 def check_depth(top_layers: int, layers: int) -> None:
     """A prefix needs at least one layer to cache."""
     if top_layers >= layers:
-        raise ModelError(f"method.top_layers is {top_layers}, but the base has {layers} layers: nothing is left to cache")
+        raise ModelError(
+            f"method.top_layers is {top_layers}, but the base has {layers} layers: nothing is left to cache"
+        )
 
 
 def prefix_difference(encoder: Encoder, tokens: TokenStore, hidden: HiddenStore, top_layers: int) -> float:
@@ -129,12 +131,11 @@ def prefix_difference(encoder: Encoder, tokens: TokenStore, hidden: HiddenStore,
 
 
 def check_prefix(encoder: Encoder, tokens: TokenStore, hidden: HiddenStore, top_layers: int) -> float:
-    """Raise a `ModelError` where this architecture does not give the same vectors from the cache; else the difference."""
+    """The difference; a `ModelError` where this architecture does not give the same vectors from the cache."""
     difference = prefix_difference(encoder, tokens, hidden, top_layers)
     if difference > _EXACT:
         raise ModelError(
-            f"{type(encoder.backbone).__name__} cannot be cut below its last {top_layers} layers: vectors from the cache "
-            f"differ by {difference:.3g}; set frozen_prefix: false"
+            f"{type(encoder.backbone).__name__} cannot be cut below its last {top_layers} layers: vectors from the "
+            f"cache differ by {difference:.3g}; set frozen_prefix: false"
         )
     return difference
-

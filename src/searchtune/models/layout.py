@@ -1,4 +1,4 @@
-"""How a bi-encoder turns token states into one vector: pooling, normalisation, prompts and length, read from its folder."""
+"""How a bi-encoder turns token states into one vector: pooling, normalisation, prompts, length, as its folder says."""
 
 from __future__ import annotations
 

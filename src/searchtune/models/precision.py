@@ -25,7 +25,7 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 @lru_cache(maxsize=4)
 def _bf16_pays(device_type: str) -> bool:
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type == "mps":
         return False
     return _seconds(torch.float32, device_type) / _seconds(torch.bfloat16, device_type) >= _WORTHWHILE

@@ -13,7 +13,14 @@ from safetensors import safe_open
 from searchtune.errors import ModelError
 from searchtune.storage.fingerprint import Fingerprint
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 _NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
 
 
@@ -83,7 +90,7 @@ def weights_sha256(folder: Path) -> str:
 def _hash_tensors(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = Fingerprint()
     for file, _, _ in files:
-        with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]
+        with safe_open(file, framework="pt") as tensors:
             for name in sorted(tensors.keys()):
                 tensor = tensors.get_tensor(name).contiguous()
                 digest.add(name, str(tensor.dtype), str(tuple(tensor.shape)))

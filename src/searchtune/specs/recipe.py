@@ -90,7 +90,7 @@ class DevEvaluation(Spec):
     metric: str = "ndcg@10"
     times: NonNegative = 4
     """How many times dev is scored, evenly over the run, the end included; 0 never, and the last weights are kept."""
-    max_queries: Positive = 500
+    max_queries: Positive = 300
     """At most so many dev queries are scored, chosen by the hash of their id."""
 
 

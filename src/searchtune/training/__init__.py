@@ -1,1 +1,4 @@
-"""The fit loop and the objectives it minimises. Knows models and data; never evaluation, which reaches it as a callable."""
+"""The fit loop and the objectives it minimises.
+
+Knows models and data; never evaluation, which reaches it as a callable.
+"""

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: safetensors and JSON in a folder that is complete or not there.
 
-A checkpoint holds the weights, the optimiser's state, the generators' state and the log, which is all that a resumed run needs
-to end in the same bits.
+A checkpoint holds the weights, the optimiser's state, the generators' state and the log, which is all that a resumed
+run needs to end in the same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from searchtune.errors import ArtifactError
 from searchtune.storage.atomic import new_folder, write_json
-from searchtune.storage.marker import check_complete
+from searchtune.storage.marker import check_complete, is_complete
 
 _WEIGHTS, _OPTIMISER, _STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
 
@@ -39,6 +39,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-NNNNNN`, whole or not at all. `state` must be JSON."""
     target = folder / f"step-{step:06d}"
+    if not is_complete(target):
+        shutil.rmtree(target, ignore_errors=True)
     with new_folder(target) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary / _WEIGHTS)
         save_file({name: tensor.contiguous() for name, tensor in optimiser.items()}, temporary / _OPTIMISER)
@@ -67,19 +69,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(state.pop("step"), load_file(folder / _WEIGHTS), load_file(folder / _OPTIMISER), state)
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+def prune_checkpoints(newest: Path, keep: int) -> None:
+    """Keep `newest` and the `keep` - 1 before it; those after it were damaged, or belong to an earlier run."""
+    found = sorted(newest.parent.glob("step-*"))
+    place = found.index(newest)
+    for other in (*found[: max(0, place + 1 - keep)], *found[place + 1 :]):
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
     """The optimiser's state as named tensors, `PARAMETER/KEY`."""
     tensors: dict[str, Tensor] = {}
-    for parameter, state in optimiser.state.items():
-        for key, value in state.items():
+    for parameter, name in names.items():
+        for key, value in optimiser.state.get(parameter, {}).items():
             tensor = value if isinstance(value, Tensor) else torch.tensor(value)
-            tensors[f"{names[parameter]}/{key}"] = tensor.detach().cpu()
+            tensors[f"{name}/{key}"] = tensor.detach().cpu()
     return tensors
 
 

@@ -116,7 +116,7 @@ class FixedDocumentContrastive(_PairSampler):
         batch_size: int,
         seed: int,
     ) -> None:
-        """`documents` are the candidates, ascending, every positive and mined negative among them, with their `vectors`.
+        """`documents` are the candidates, ascending, with every positive and mined negative, and `vectors` theirs.
 
         Shape: documents (candidates,), vectors (candidates, dim).
         """
@@ -143,7 +143,7 @@ class FixedDocumentContrastive(_PairSampler):
 
 
 def encode_rows(module: nn.Module, texts: Texts, rows: IntArray, device: torch.device) -> Tensor:
-    """Vectors of the given rows of the store, each distinct row encoded once, over all processes. Shape: (rows, dim)."""
+    """Vectors of rows of the store, each distinct row encoded once, over all processes. Shape: (rows, dim)."""
     unique, inverse = np.unique(rows, return_inverse=True)
     own = own_share(unique)
     lengths = texts.store.lengths[own]

@@ -1,8 +1,8 @@
 """Sharing one global batch between processes so that its loss is the loss of one process.
 
-Every process draws the same global batch, encodes its own contiguous share, and sees the vectors of all; only its own rows
-carry gradients, and accelerate's wrapper averages gradients over processes. Gradients of own rows are therefore multiplied
-by the number of processes, and each parameter gets the gradient that one process would have computed.
+Every process draws the same global batch, encodes its own contiguous share, and sees the vectors of all; only its own
+rows carry gradients, and accelerate's wrapper averages gradients over processes. Gradients of own rows are therefore
+multiplied by the number of processes, and each parameter gets the gradient that one process would have computed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from searchtune.types import IntArray
 def own_share(items: IntArray) -> IntArray:
     """This process's part of the items of a global batch."""
     state = PartialState()
-    return np.array_split(items, state.num_processes)[state.process_index]
+    share: IntArray = np.array_split(items, state.num_processes)[state.process_index]
+    return share
 
 
 def gather_rows(rows: Tensor, total: int) -> Tensor:
@@ -41,4 +42,4 @@ def gather_rows(rows: Tensor, total: int) -> Tensor:
 
 def processes() -> int:
     """How many processes train together."""
-    return PartialState().num_processes
+    return int(PartialState().num_processes)

@@ -1,7 +1,7 @@
 """The one training loop: seed, optimiser, schedule, clipping, checkpoints, exact resume, best weights and the log.
 
-It runs on accelerate, so the same code trains in one process or in many. It does not know what it trains, on what data, or
-how an evaluation works: an `Objective` gives batches and losses, and `on_eval` gives dev figures.
+It runs on accelerate, so the same code trains in one process or in many. It does not know what it trains, on what
+data, or how an evaluation works: an `Objective` gives batches and losses, and `on_eval` gives dev figures.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from searchtune.errors import SearchtuneError
+from searchtune.models.quiet import quiet
 from searchtune.specs.recipe import Optimiser
 from searchtune.training.checkpoint import (
     Checkpoint,
@@ -146,7 +147,8 @@ class _Run:
         self.optimiser = torch.optim.AdamW(_groups(self.names, optim), lr=optim.lr, weight_decay=optim.weight_decay)
         if plan.resume and (checkpoint := newest_checkpoint(self.folder)):
             self._restore(checkpoint)
-        objective.trainable, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
+        with quiet():
+            objective.trainable, self.optimiser = self.accelerator.prepare(self.module, self.optimiser)
         self.ratios = [group["ratio"] for group in self.optimiser.param_groups]
         count = min(plan.evaluations, self.total)
         self.evaluation_steps = {round(self.total * (i + 1) / count) for i in range(count)}
@@ -171,7 +173,9 @@ class _Run:
         loss = self.objective.loss(batch)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise SearchtuneError(f"the loss became {value} at step {self.done + 1}; lower optim.lr or use precision: fp32")
+            raise SearchtuneError(
+                f"the loss became {value} at step {self.done + 1}; lower optim.lr or use precision: fp32"
+            )
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(list(self.names), self.optim.max_grad_norm)
         self.optimiser.step()
@@ -195,8 +199,8 @@ class _Run:
             state = {"log": self.log.to_json(), "random": random_state(), "seconds": self.seconds}
             weights = self._weights() | {f"best/{name}": tensor for name, tensor in self.best.items()}
             tensors = optimiser_tensors(self.optimiser, self.names)
-            save_checkpoint(self.folder, self.done, weights, tensors, state)
-            prune_checkpoints(self.folder, self.optim.keep_checkpoints)
+            written = save_checkpoint(self.folder, self.done, weights, tensors, state)
+            prune_checkpoints(written, self.optim.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def keep_best(self) -> None:
@@ -258,6 +262,7 @@ def _signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, before[number])
 
+    number: int
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
             before[number] = signal.signal(number, note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +22,9 @@ from searchtune.models.artifact import (
     read_card,
     write_modules,
 )
+from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
+from searchtune.specs.card import CARD_FILE
 from searchtune.storage.atomic import new_folder
 
 _IN_A_FRESH_PROCESS = """
@@ -47,12 +49,19 @@ class Verification:
     tolerance: float
 
 
+def adapter_folder(folder: Path) -> Path:
+    """The adapter that is meant by its own folder or by the folder of the run that made it."""
+    inner = folder / "adapter"
+    return inner if (inner / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder
+
+
 def verify_adapter(folder: Path, base: str | None = None) -> Verification:
     """Open the adapter as its users will, with sentence-transformers and with peft, and repeat its probe in float32.
 
     Raises:
         ArtifactError: a file is missing or damaged, the base is another one, or a vector differs.
     """
+    folder = adapter_folder(folder)
     card = read_card(folder)
     check_base(card, resolve_model(base or card.base, None if base else card.revision))
     encoder, _ = load_artifact(folder, dtype=torch.float32, device=torch.device("cpu"), base=base)
@@ -73,12 +82,16 @@ def verify_in_fresh_process(folder: Path) -> Verification:
     return Verification(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+@quiet()
 def merge_adapter(folder: Path, out: Path, base: str | None = None) -> float:
-    """Write base plus adapter as a plain sentence-transformers folder, and return how far its vectors are from the probe's.
+    """Write base plus adapter as a plain sentence-transformers folder.
+
+    Returns the largest difference of a component between its vectors and those recorded at training.
 
     Raises:
         ArtifactError: as `verify_adapter`; and the merged folder is not written where its vectors differ.
     """
+    folder = adapter_folder(folder)
     encoder, card = load_artifact(folder, dtype=torch.float32, device=torch.device("cpu"), base=base)
     with new_folder(out) as temporary:
         encoder.backbone.save_pretrained(str(temporary), safe_serialization=True)
@@ -92,7 +105,4 @@ def merge_adapter(folder: Path, out: Path, base: str | None = None) -> float:
 
 def card_summary(folder: Path) -> dict[str, object]:
     """The card of an adapter folder as plain values, probe texts left out."""
-    return read_card(folder).model_dump(mode="json", exclude={"probe"})
-
-
-__all__ = ["Verification", "asdict", "card_summary", "merge_adapter", "verify_adapter", "verify_in_fresh_process"]
+    return read_card(adapter_folder(folder)).model_dump(mode="json", exclude={"probe"})

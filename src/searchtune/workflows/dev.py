@@ -14,8 +14,8 @@ from searchtune.storage.fingerprint import sha256_text
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
 from searchtune.workflows.bank import Bank
 
-_HARD = 20
-_MAX_DOCUMENTS = 5000
+_HARD = 10
+"""How many of the base model's best documents each dev query brings into the pool."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,7 @@ def build_dev_pool(
         return None
     qrels = _some(collection, recipe.dev.max_queries)
     run = DenseIndex(base_documents).search(qrels.queries, bank.encode_queries(encoder, qrels.queries), _HARD)
-    wanted = np.concatenate([qrels.docs, run.docs.ravel()])
-    documents = np.unique(wanted)
-    if len(documents) < _MAX_DOCUMENTS:
-        everything = np.arange(len(collection.doc_ids))
-        others = np.setdiff1d(everything, documents)
-        step = max(1, -(-len(others) // max(1, min(len(others), _HARD * len(qrels)))))
-        documents = np.union1d(documents, others[::step][: _MAX_DOCUMENTS - len(documents)])
+    documents = np.unique(np.concatenate([qrels.docs, run.docs.ravel()]))
     return DevPool(
         qrels=qrels,
         documents=documents,

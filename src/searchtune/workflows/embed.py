@@ -1,4 +1,4 @@
-"""The main story: adapt an embedding model to a collection with contrastive LoRA, prove the artifact, report the gain."""
+"""The main story: adapt an embedding model to a collection, prove that the adapter reloads, report what it gained."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from searchtune.specs.recipe import EmbedRecipe
 from searchtune.storage.atomic import write_json
 from searchtune.storage.output import OutputPolicy, prepare_output
 from searchtune.training.contrastive import FixedDocumentContrastive, InBatchContrastive, Pairs, Texts
-from searchtune.training.fit import FitPlan, TrainLog, fit
+from searchtune.training.fit import FitPlan, Step, TrainLog, fit
 from searchtune.training.objective import Objective
 from searchtune.types import FloatArray, IntArray
 from searchtune.workflows.bank import Bank, build_bank
@@ -116,6 +116,7 @@ def train_embedding(
     """
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu")
+    progress = progress if state.is_main_process else SILENT
     progress.stage(f"opening {recipe.task}")
     training = open_training_set(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
@@ -176,7 +177,9 @@ def _open_workshop(
     )
     adapter = add_lora(encoder, recipe.method, seed=recipe.seed)
     share = 100 * adapter.trainable / adapter.total
-    progress.note(f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}")
+    progress.note(
+        f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
+    )
     progress.stage("reading the texts" + (", caching the frozen layers' states" if recipe.frozen_prefix else ""))
     bank = build_bank(training.collection, encoder, recipe, out)
     if bank.truncated:
@@ -190,7 +193,9 @@ def _train(shop: _Workshop, base_documents: FloatArray, *, resume: bool) -> Trai
     dev = build_dev_pool(shop.training.collection, recipe, shop.bank, shop.encoder, base_documents)
     if dev is not None:
         before = dev.figures(shop.encoder, shop.bank)
-        progress.note(f"dev pool before training: {_words(before)} ({len(dev.qrels)} queries, {len(dev.documents)} documents)")
+        progress.note(
+            f"dev pool before training: {_words(before)} ({len(dev.qrels)} queries, {len(dev.documents)} documents)"
+        )
     objective = _objective(shop, base_documents)
     progress.stage("training")
     return fit(
@@ -198,10 +203,14 @@ def _train(shop: _Workshop, base_documents: FloatArray, *, resume: bool) -> Trai
         recipe.optim,
         FitPlan(shop.out, recipe.seed, recipe.dev.metric, recipe.dev.times if dev else 0, resume),
         on_eval=(lambda: dev.figures(shop.encoder, shop.bank)) if dev else None,
-        on_step=lambda step, total: progress.step(
-            step.step, total, f"loss {step.loss:.3f}" + (f", dev {_words(step.dev)}" if step.dev else "")
-        ),
+        on_step=lambda step, total: _tell(progress, step, total),
     )
+
+
+def _tell(progress: Progress, step: Step, total: int) -> None:
+    progress.step(step.step, total, f"loss {step.loss:.3f}")
+    if step.dev:
+        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {_words(step.dev)}")
 
 
 def _objective(shop: _Workshop, base_documents: FloatArray) -> Objective:

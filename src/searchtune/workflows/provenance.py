@@ -7,6 +7,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,16 @@ import torch
 from searchtune.specs.base import Spec
 from searchtune.storage.fingerprint import sha256_json
 
-_PACKAGES = ("searchtune", "torch", "transformers", "sentence-transformers", "peft", "accelerate", "faiss-cpu", "faiss-gpu")
+_PACKAGES = (
+    "searchtune",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "peft",
+    "accelerate",
+    "faiss-cpu",
+    "faiss-gpu",
+)
 
 
 def versions() -> dict[str, str]:
@@ -51,12 +61,12 @@ def now() -> str:
 
 def command() -> str:
     """The command line that started this process, its program by name only."""
-    return " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
@@ -17,8 +16,9 @@ from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.precision import compute_dtype, pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.retrieval.dense import DenseIndex
-from searchtune.specs.card import CARD_FILE, AdapterCard
+from searchtune.specs.card import AdapterCard
 from searchtune.storage.atomic import atomic_write
+from searchtune.workflows.adapter import adapter_folder
 
 
 class Hit(NamedTuple):
@@ -30,7 +30,9 @@ class Hit(NamedTuple):
     snippet: str
 
 
-def encode_file(folder: Path, texts: Path, out: Path, *, queries: bool = False, base: str | None = None) -> tuple[int, int]:
+def encode_file(
+    folder: Path, texts: Path, out: Path, *, queries: bool = False, base: str | None = None
+) -> tuple[int, int]:
     """Encode the texts of a file into `out` (npy, float32), and return how many and of what size.
 
     With a query-only adapter, documents are encoded by the base, as at training.
@@ -54,7 +56,9 @@ def search_collection(folder: Path, query: str, task: str, top: int, *, base: st
     vector = encode_with(for_queries, card, [query], queries=True)
     run = index.search(np.zeros(1, dtype=np.int64), vector, top)
     return [
-        Hit(collection.doc_ids[doc], float(score), collection.titles[doc], " ".join(collection.texts[doc].split())[:100])
+        Hit(
+            collection.doc_ids[doc], float(score), collection.titles[doc], " ".join(collection.texts[doc].split())[:100]
+        )
         for doc, score in zip(run.docs[0].tolist(), run.scores[0], strict=True)
     ]
 
@@ -78,12 +82,12 @@ def read_texts(file: Path) -> list[str]:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    lines = [line for line in content.splitlines() if line.strip()]
+    lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
     if not lines:
         raise DataError(f"{file}: no text in it")
     if file.suffix != ".jsonl":
-        return lines
-    return [_text_of(file, number, line) for number, line in enumerate(lines, start=1)]
+        return [line for _, line in lines]
+    return [_text_of(file, number, line) for number, line in lines]
 
 
 def _text_of(file: Path, number: int, line: str) -> str:
@@ -95,7 +99,7 @@ def _text_of(file: Path, number: int, line: str) -> str:
 
 
 def _open(folder: Path, base: str | None, *, for_queries: bool) -> tuple[Encoder, AdapterCard]:
-    folder = folder / "adapter" if (folder / "adapter" / CARD_FILE).is_file() else folder
+    folder = adapter_folder(folder)
     device = pick_device()
     dtype = compute_dtype("auto", device)
     encoder, card = load_artifact(folder, dtype=dtype, device=device, base=base)

@@ -1,4 +1,4 @@
-"""From a recipe to what there is to learn from: the collection, its training pairs, and the leaks between its splits."""
+"""From a recipe to what there is to learn from: collection, training pairs, and leaks between the splits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def open_training_set(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> 
             train = report.without_leaks(train)
         leaking += len(report.train_queries)
     if leaking:
-        progress.note(f"{leaking} train queries are also test or dev queries ({'left out' if leaks == 'drop' else 'kept'})")
+        progress.note(
+            f"{leaking} train queries are also test or dev queries ({'left out' if leaks == 'drop' else 'kept'})"
+        )
     relevant = train.relevant(collection.min_grade)
     pairs = pairs_in_epoch(relevant, recipe.objective.positives_per_query)
     if not pairs:
@@ -70,4 +72,3 @@ def open_training_set(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> 
     # Only train labels may mask a negative: training never looks at another split's labels.
     known = KnownRelevance(text_groups(collection.query_texts), text_groups(collection.documents), relevant)
     return TrainingSet(collection, train, relevant, known, pairs, leaking)
-

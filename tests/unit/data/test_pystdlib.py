@@ -111,6 +111,8 @@ def test_broken_sources_are_skipped(tmp_path):
         ("Return x, e.g. a URL, i.e. Text. More.", "Return x, e.g. a URL, i.e. Text."),
         ("Use os.path here\nand there\n\nnot this", "Use os.path here and there"),
         ("Is it? Yes.", "Is it?"),
+        ("Return a dictionary\n>>> f()\n{}", "Return a dictionary"),
+        (">>> f()\n1", ""),
         ("  version 3.11 only  ", "version 3.11 only"),
     ],
 )

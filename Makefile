@@ -44,8 +44,8 @@ format: install ## Put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## Run every benchmark
-	@for file in benchmarks/*.py; do [ -f "$$file" ] || continue; echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: install ## Compare the speed of a training step with sentence-transformers
+	$(BIN)/python benchmarks/step_throughput.py
 
 clean: ## Remove caches and build output (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -8,6 +8,7 @@ ones while it trains (from the first to the last checkpoint). Each is resumed un
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import os
 import random
@@ -47,7 +48,9 @@ class Runner:
             *more,
         ]
         log = (out.parent / f"{out.name}.log").open("ab")
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=self.environment)
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=self.environment)
+        atexit.register(stop, process)
+        return process
 
     def undisturbed(self, out: Path) -> tuple[float, float, float]:
         """Seconds until the first checkpoint, the last one, and the end."""
@@ -69,8 +72,7 @@ class Runner:
             process.wait(after)
             where = "had already ended"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            stop(process)
             where = (
                 f"checkpoint {newest_checkpoint(out)}, adapter {'there' if (out / WEIGHTS).is_file() else 'not there'}"
             )
@@ -83,6 +85,13 @@ class Runner:
         if process.returncode:
             log = (out.parent / f"{out.name}.log").read_text(encoding="utf-8", errors="replace")
             raise SystemExit(f"the run in {out} ended with {process.returncode}:\n{log[-2000:]}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the process and its children, if it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def newest_checkpoint(out: Path) -> str:

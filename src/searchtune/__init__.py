@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from searchtune.data.tasks import load_task as load_task
     from searchtune.data.tasks import open_collection as open_collection
+    from searchtune.errors import ConfigError as ConfigError
+    from searchtune.errors import DataError as DataError
     from searchtune.errors import SearchtuneError as SearchtuneError
     from searchtune.evaluation.report import Report as Report
     from searchtune.evaluation.report import read_report as read_report
+    from searchtune.evaluation.table import render_report as render_report
     from searchtune.metrics.ranking import score as score
     from searchtune.metrics.significance import Estimate as Estimate
     from searchtune.specs.card import AdapterCard as AdapterCard
@@ -23,30 +26,43 @@ if TYPE_CHECKING:
     from searchtune.types import Qrels as Qrels
     from searchtune.types import RankExample as RankExample
     from searchtune.types import Run as Run
+    from searchtune.workflows.adapter import Verification as Verification
     from searchtune.workflows.adapter import merge_adapter as merge_adapter
     from searchtune.workflows.adapter import verify_adapter as verify_adapter
     from searchtune.workflows.embed import EmbedResult as EmbedResult
     from searchtune.workflows.embed import train_embedding as train_embedding
+    from searchtune.workflows.recipes import load_recipe as load_recipe
+    from searchtune.workflows.search import Hit as Hit
+    from searchtune.workflows.search import encode_file as encode_file
+    from searchtune.workflows.search import search_collection as search_collection
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AdapterCard": "searchtune.specs.card",
     "Collection": "searchtune.types",
+    "ConfigError": "searchtune.errors",
+    "DataError": "searchtune.errors",
     "EmbedRecipe": "searchtune.specs.recipe",
     "EmbedResult": "searchtune.workflows.embed",
     "Estimate": "searchtune.metrics.significance",
+    "Hit": "searchtune.workflows.search",
     "Qrels": "searchtune.types",
     "RankExample": "searchtune.types",
     "Report": "searchtune.evaluation.report",
     "Run": "searchtune.types",
     "SearchtuneError": "searchtune.errors",
     "TaskSpec": "searchtune.specs.task",
+    "Verification": "searchtune.workflows.adapter",
+    "encode_file": "searchtune.workflows.search",
+    "load_recipe": "searchtune.workflows.recipes",
     "load_task": "searchtune.data.tasks",
     "merge_adapter": "searchtune.workflows.adapter",
     "open_collection": "searchtune.data.tasks",
     "read_report": "searchtune.evaluation.report",
+    "render_report": "searchtune.evaluation.table",
     "score": "searchtune.metrics.ranking",
+    "search_collection": "searchtune.workflows.search",
     "train_embedding": "searchtune.workflows.embed",
     "verify_adapter": "searchtune.workflows.adapter",
 }

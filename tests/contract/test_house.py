@@ -72,6 +72,12 @@ def test_every_recipe_is_valid(path):
     assert path.read_text(encoding="utf-8").startswith("#"), "a recipe opens with a comment: its launch command"
 
 
+@pytest.mark.parametrize("stage", sorted(path.name for path in (ROOT / "configs").iterdir() if path.is_dir()))
+def test_every_stage_has_a_recipe_for_a_quick_try(stage):
+    assert stage in RECIPES
+    assert list((ROOT / "configs" / stage).glob("*-smoke.yaml")), f"configs/{stage} needs a *-smoke.yaml"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "tasks").rglob("*.yaml")), ids=relative)
 def test_every_task_is_valid(path):
     task = parse_spec(TaskSpec, read_yaml(path), relative(path))

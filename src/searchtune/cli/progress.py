@@ -48,5 +48,5 @@ class RichProgress(Progress):
         self._bar.update(self._task, completed=done, text=text)
 
     def _stop(self) -> None:
-        if self._task is not None:  # rich ends a bar that never began with an empty line
+        if self._bar.live.is_started:  # rich ends a bar that is not running with an empty line
             self._bar.stop()

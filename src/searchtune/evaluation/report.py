@@ -198,8 +198,9 @@ def write_report(report: Report, path: Path) -> None:
     write_json(path, report.model_dump(mode="json"))
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: Path | str) -> Report:
     """Read what `write_report` wrote; a `DataError` says what is wrong with the file."""
+    path = Path(path)
     try:
         return Report.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -100,9 +100,9 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int, prompt: str 
     truncated = 0
     for start in range(0, len(texts), 4096):
         batch = [prompt + text for text in texts[start : start + 4096]]
-        ids = tokenizer(batch, truncation=True, max_length=max_tokens, padding=False)["input_ids"]
-        truncated += sum(len(row) >= max_tokens for row in ids)
-        pieces.extend(ids)
+        encoded = tokenizer(batch, truncation=True, max_length=max_tokens, padding=False)
+        truncated += sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
+        pieces.extend(encoded["input_ids"])
     lengths = np.fromiter((len(piece) for piece in pieces), dtype=np.int64, count=len(pieces))
     flat = np.fromiter((token for piece in pieces for token in piece), dtype=np.int64, count=int(lengths.sum()))
     return TokenStore(flat, np.concatenate(([0], np.cumsum(lengths))), truncated)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from searchtune.data.examples import KnownRelevance, epoch_pairs, pairs_in_epoch
+from searchtune.errors import ConfigError
 from searchtune.models.encoder import Encoder
 from searchtune.models.inputs import Store, length_sorted_chunks
 from searchtune.specs.recipe import ContrastiveObjective as ContrastiveSpec
@@ -54,6 +55,8 @@ class _PairSampler:
     """Draws the same batches for the same (seed, epoch), in any process, at any time."""
 
     def __init__(self, pairs: Pairs, spec: ContrastiveSpec, *, batch_size: int, seed: int) -> None:
+        if batch_size < processes():
+            raise ConfigError(f"optim.batch_size is {batch_size}, but {processes()} processes need a pair each")
         self.pairs = pairs
         self.spec = spec
         self.batch_size = batch_size
@@ -145,6 +148,8 @@ class FixedDocumentContrastive(_PairSampler):
 def encode_rows(module: nn.Module, texts: Texts, rows: IntArray, device: torch.device) -> Tensor:
     """Vectors of rows of the store, each distinct row encoded once, over all processes. Shape: (rows, dim)."""
     unique, inverse = np.unique(rows, return_inverse=True)
+    if len(unique) < processes():  # every process needs a row of its own
+        unique, inverse = rows, np.arange(len(rows))
     own = own_share(unique)
     lengths = texts.store.lengths[own]
     groups = list(length_sorted_chunks(lengths, texts.tokens_per_chunk))

@@ -49,13 +49,14 @@ class Verification:
     tolerance: float
 
 
-def adapter_folder(folder: Path) -> Path:
+def adapter_folder(folder: Path | str) -> Path:
     """The adapter that is meant by its own folder or by the folder of the run that made it."""
+    folder = Path(folder).expanduser()
     inner = folder / "adapter"
     return inner if (inner / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder
 
 
-def verify_adapter(folder: Path, base: str | None = None) -> Verification:
+def verify_adapter(folder: Path | str, base: str | None = None) -> Verification:
     """Open the adapter as its users will, with sentence-transformers and with peft, and repeat its probe in float32.
 
     Raises:
@@ -83,7 +84,7 @@ def verify_in_fresh_process(folder: Path) -> Verification:
 
 
 @quiet()
-def merge_adapter(folder: Path, out: Path, base: str | None = None) -> float:
+def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) -> float:
     """Write base plus adapter as a plain sentence-transformers folder.
 
     Returns the largest difference of a component between its vectors and those recorded at training.
@@ -93,7 +94,7 @@ def merge_adapter(folder: Path, out: Path, base: str | None = None) -> float:
     """
     folder = adapter_folder(folder)
     encoder, card = load_artifact(folder, dtype=torch.float32, device=torch.device("cpu"), base=base)
-    with new_folder(out) as temporary:
+    with new_folder(Path(out).expanduser()) as temporary:
         encoder.backbone.save_pretrained(str(temporary), safe_serialization=True)
         encoder.tokenizer.save_pretrained(str(temporary))
         write_modules(temporary, encoder, card)
@@ -103,6 +104,6 @@ def merge_adapter(folder: Path, out: Path, base: str | None = None) -> float:
     return difference
 
 
-def card_summary(folder: Path) -> dict[str, object]:
+def card_summary(folder: Path | str) -> dict[str, object]:
     """The card of an adapter folder as plain values, probe texts left out."""
     return read_card(adapter_folder(folder)).model_dump(mode="json", exclude={"probe"})

@@ -98,7 +98,7 @@ class _Workshop:
 
 def train_embedding(
     recipe: EmbedRecipe,
-    out: Path,
+    out: Path | str,
     *,
     policy: OutputPolicy = "fail",
     leaks: Leaks = "fail",
@@ -120,7 +120,7 @@ def train_embedding(
     progress.stage(f"opening {recipe.task}")
     training = open_training_set(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = out.expanduser().resolve()
+    out = Path(out).expanduser().resolve()
     if state.is_main_process:
         prepare_output(out, policy)
     dtype = _settle(recipe, out, policy, device)

@@ -31,13 +31,14 @@ class Hit(NamedTuple):
 
 
 def encode_file(
-    folder: Path, texts: Path, out: Path, *, queries: bool = False, base: str | None = None
+    folder: Path | str, texts: Path | str, out: Path | str, *, queries: bool = False, base: str | None = None
 ) -> tuple[int, int]:
     """Encode the texts of a file into `out` (npy, float32), and return how many and of what size.
 
     With a query-only adapter, documents are encoded by the base, as at training.
     """
-    lines = read_texts(texts)
+    out = Path(out).expanduser()
+    lines = read_texts(Path(texts).expanduser())
     encoder, card = _open(folder, base, for_queries=queries)
     vectors = encode_with(encoder, card, lines, queries=queries)
     with atomic_write(out) as file:
@@ -45,7 +46,9 @@ def encode_file(
     return vectors.shape[0], vectors.shape[1]
 
 
-def search_collection(folder: Path, query: str, task: str, top: int, *, base: str | None = None) -> list[Hit]:
+def search_collection(
+    folder: Path | str, query: str, task: str, top: int = 10, *, base: str | None = None
+) -> list[Hit]:
     """The `top` documents of a task's collection for one query, by exact search."""
     if not query.strip():
         raise DataError("the query is empty; say what to look for")
@@ -98,7 +101,7 @@ def _text_of(file: Path, number: int, line: str) -> str:
         raise DataError(f"{file}:{number}: expected an object with a `text`, found {line[:60]!r}") from error
 
 
-def _open(folder: Path, base: str | None, *, for_queries: bool) -> tuple[Encoder, AdapterCard]:
+def _open(folder: Path | str, base: str | None, *, for_queries: bool) -> tuple[Encoder, AdapterCard]:
     folder = adapter_folder(folder)
     device = pick_device()
     dtype = compute_dtype("auto", device)

@@ -29,7 +29,9 @@ def by_hand(rows, depth, k):
 
 
 @given(
-    data=st.lists(st.tuples(ROW, ROW, ROW), min_size=1, max_size=3), depth=st.integers(1, 10), k=st.sampled_from([1, 60])
+    data=st.lists(st.tuples(ROW, ROW, ROW), min_size=1, max_size=3),
+    depth=st.integers(1, 10),
+    k=st.sampled_from([1, 60]),
 )
 def test_fusion(data, depth, k):
     fused = reciprocal_rank_fusion([run_of([row[i] for row in data]) for i in range(3)], depth, k=k)

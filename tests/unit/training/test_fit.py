@@ -129,9 +129,14 @@ def test_lora_plus_gives_b_its_own_rate(tmp_path):
     before = ToyObjective().trainable
     moved = {}
     for ratio in (1.0, 4.0):
-        objective, _ = run(tmp_path / str(ratio), objective=ToyObjective(steps=1), epochs=1, warmup=0.0, lora_plus_ratio=ratio)
+        objective, _ = run(
+            tmp_path / str(ratio), objective=ToyObjective(steps=1), epochs=1, warmup=0.0, lora_plus_ratio=ratio
+        )
         after = objective.trainable
-        moved[ratio] = ((after.lora_A - before.lora_A).abs().max().item(), (after.lora_B - before.lora_B).abs().max().item())
+        moved[ratio] = (
+            (after.lora_A - before.lora_A).abs().max().item(),
+            (after.lora_B - before.lora_B).abs().max().item(),
+        )
     assert moved[4.0][0] == pytest.approx(moved[1.0][0], rel=1e-3)
     assert moved[4.0][1] == pytest.approx(4 * moved[1.0][1], rel=0.05)  # a first step of Adam moves by the rate
 
@@ -175,7 +180,11 @@ def test_a_run_that_dies_again_and_again_ends_in_the_same_bits(tmp_path, every, 
 
     undisturbed = ToyObjective()
     _, expected = run(
-        tmp_path / "whole", objective=undisturbed, checkpoint_every=every, evaluations=evaluations, on_eval=scored(undisturbed)
+        tmp_path / "whole",
+        objective=undisturbed,
+        checkpoint_every=every,
+        evaluations=evaluations,
+        on_eval=scored(undisturbed),
     )
     for step in (4, 1, 7, 9, 10):
         objective = ToyObjective()

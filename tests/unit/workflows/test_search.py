@@ -1,0 +1,82 @@
+"""Using an adapter: the side that was trained, files of texts, hits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from searchtune.errors import DataError
+from searchtune.models.artifact import load_artifact
+from searchtune.models.encoder import load_encoder
+from searchtune.workflows import search
+from searchtune.workflows.embed import train_embedding
+from searchtune.workflows.search import encode_file, read_texts, search_collection
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch):
+    monkeypatch.setattr(search, "compute_dtype", lambda precision, device: torch.float32)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("harbour tide\n\nold court judge\n", encoding="utf-8")
+    return file
+
+
+def test_encoding_a_file(finished, texts, tmp_path):
+    assert encode_file(finished.folder, texts, tmp_path / "out.npy") == (2, 32)
+    encoder, card = load_artifact(finished.adapter, dtype=torch.float32, device=torch.device("cpu"))
+    expected = encoder.encode(["harbour tide", "old court judge"], max_tokens=card.max_tokens)
+    assert np.abs(np.load(tmp_path / "out.npy") - expected).max() < 1e-6
+
+
+def test_a_query_only_adapter_leaves_documents_to_the_base(recipe, tiny_model, tiny_collection, texts, tmp_path):
+    folder = train_embedding(recipe(side="query"), tmp_path / "run").folder
+    encode_file(folder, texts, tmp_path / "documents.npy")
+    encode_file(folder, texts, tmp_path / "queries.npy", queries=True)
+    base = load_encoder(tiny_model, dtype=torch.float32, device=torch.device("cpu"))
+    expected = base.encode(["harbour tide", "old court judge"], max_tokens=64)
+    assert np.abs(np.load(tmp_path / "documents.npy") - expected).max() < 1e-6
+    assert np.abs(np.load(tmp_path / "queries.npy") - expected).max() > 1e-3
+    assert len(search_collection(folder, "harbour tide", str(tiny_collection), 3)) == 3
+
+
+def test_searching(finished):
+    task = str(finished.folder.parent / "tiny")
+    hits = search_collection(finished.folder, "harbour tide sail", task, 5)
+    assert len(hits) == 5
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert len(search_collection(finished.folder, "harbour", task, 1000)) == 40
+    with pytest.raises(DataError, match="the query is empty"):
+        search_collection(finished.folder, "  ", task, 5)
+
+
+def test_reading_texts(tmp_path):
+    file = tmp_path / "texts.jsonl"
+    rows = [{"title": "A", "text": "b"}, {"text": "c"}]
+    file.write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert read_texts(file) == ["A b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"a\.jsonl:2: expected an object with a `text`"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl:1"),
+        ("a.jsonl", b"{\n", r"a\.jsonl:1"),
+        ("a.txt", b"\xff\xfe", "not UTF-8 at byte 0"),
+        ("a.txt", b"\n \n", "no text in it"),
+    ],
+)
+def test_texts_that_cannot_be_read(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_texts(tmp_path / name)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_texts(tmp_path / "nothing.txt")

@@ -24,9 +24,9 @@ def show_report(report: Report, console: Console) -> None:
         console.print(Text(sentence))
 
 
-def render_report(report: Report, *, width: int = 80) -> str:
+def render_report(report: Report, *, width: int = 84) -> str:
     """`show_report` as plain text of at most `width` columns."""
-    console = Console(width=width, color_system=None)
+    console = Console(width=width, color_system=None, force_jupyter=False)
     with console.capture() as captured:
         show_report(report, console)
     return captured.get()
@@ -66,5 +66,5 @@ def _add_systems(table: Table, report: Report, part: Slice) -> None:
 
 
 def _short(text: str) -> str:
-    """Figures in four characters, which a terminal of 80 columns has room for: `.646`, `1.00`."""
+    """Figures in four characters, which a terminal of 84 columns has room for: `.646`, `1.00`."""
     return text.replace("0.", ".").replace("1.000", "1.00")

@@ -75,7 +75,10 @@ def test_merging(finished, tmp_path):
 
 
 def test_another_base_of_the_same_shape(adapter, other_base):
-    for call in (verify_adapter, lambda folder, base: load_artifact(folder, dtype=torch.float32, device=CPU, base=base)):
+    for call in (
+        verify_adapter,
+        lambda folder, base: load_artifact(folder, dtype=torch.float32, device=CPU, base=base),
+    ):
         with pytest.raises(ArtifactError, match="wrong base for adapter 'tiny-embed': its weights have sha256"):
             call(adapter, str(other_base))
 

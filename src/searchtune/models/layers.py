@@ -8,6 +8,7 @@ is skipped.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from searchtune.errors import ModelError
+from searchtune.errors import ModelError, StorageError
 from searchtune.models.encoder import Encoder, inference
 from searchtune.models.inputs import HiddenStore, TokenStore, length_sorted_chunks
 
@@ -109,6 +110,16 @@ def _room(tokens: int, dim: int, file: Path | None) -> Tensor:
     if file is None:
         return torch.zeros((tokens, dim), dtype=torch.bfloat16)
     file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with file.open("wb") as handle:  # take the room now: a mapped file that meets a full disk kills the process
+            os.posix_fallocate(handle.fileno(), 0, 2 * max(1, tokens) * dim)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        megabytes = 2 * tokens * dim / 2**20
+        raise StorageError(
+            f"{file}: no room for {megabytes:,.0f} MB of cached states ({error.strerror}); free some, "
+            "choose another --out, or set prefix_cache: memory"
+        ) from error
     flat = torch.from_file(str(file), shared=True, size=tokens * dim, dtype=torch.bfloat16)
     return flat.view(tokens, dim)
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 
 from searchtune.models.encoder import Encoder
 from searchtune.models.inputs import HiddenStore, Store, TokenStore, tokenise
 from searchtune.models.layers import check_prefix, hidden_states_below
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.types import Collection, FloatArray, IntArray
+
+CACHE = "cache"
+"""Folder inside the output folder for what is only needed while training."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ def build_bank(collection: Collection, encoder: Encoder, recipe: EmbedRecipe, fo
         bank.training = _tokens(collection, encoder, recipe, recipe.train_max_tokens)
     if recipe.frozen_prefix and recipe.method.top_layers is not None:
         start = time.perf_counter()
-        file = folder / "cache" / "prefix.bf16" if recipe.prefix_cache == "disk" else None
+        file = folder / CACHE / f"prefix-{PartialState().process_index}.bf16" if recipe.prefix_cache == "disk" else None
         bank.hidden = hidden_states_below(encoder, tokens, recipe.method.top_layers, file=file)
         bank.training = bank.hidden
         bank.prefix_difference = check_prefix(encoder, tokens, bank.hidden, recipe.method.top_layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from searchtune.training.contrastive import FixedDocumentContrastive, InBatchCon
 from searchtune.training.fit import FitPlan, Step, TrainLog, fit
 from searchtune.training.objective import Objective
 from searchtune.types import FloatArray, IntArray
-from searchtune.workflows.bank import Bank, build_bank
+from searchtune.workflows.bank import CACHE, Bank, build_bank
 from searchtune.workflows.dev import build_dev_pool
 from searchtune.workflows.finish import Trained, write_adapter
 from searchtune.workflows.measure import Subject, Vectors, measure
@@ -266,6 +267,7 @@ def _finish(shop: _Workshop, log: TrainLog, base: Vectors, tuned: Vectors) -> Em
     shop.progress.stage("saving the adapter and opening it in a fresh process")
     trained = Trained(recipe, training, shop.root, shop.encoder, shop.adapter.state(), shop.adapter.trainable, log)
     verified = write_adapter(shop.out / "adapter", trained)
+    shutil.rmtree(shop.out / CACHE, ignore_errors=True)
     worst = max(verified.sentence_transformers, verified.peft)
     shop.progress.note(f"reloaded = trained: probe vectors differ by {worst:.1e} at most")
     report = None

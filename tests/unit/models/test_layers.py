@@ -1,5 +1,7 @@
 """The frozen prefix: what is trained from cached states is what would be trained without them."""
 
+import errno
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 import support
-from searchtune.errors import ModelError
+from searchtune.errors import ModelError, StorageError
 from searchtune.models import layers
 from searchtune.models.encoder import load_encoder
 from searchtune.models.inputs import tokenise
@@ -133,3 +135,13 @@ def test_an_architecture_that_cannot_be_cut(tiny_model, texts):
 def test_a_model_without_a_list_of_layers():
     with pytest.raises(ModelError, match="Linear has no list of transformer layers"):
         layer_stack(torch.nn.Linear(2, 2))
+
+
+def test_a_full_disk_is_told_before_anything_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(StorageError, match="prefix_cache: memory"):
+        layers._room(10, 4, tmp_path / "cache" / "prefix.bf16")
+    assert not list((tmp_path / "cache").iterdir())

@@ -90,7 +90,7 @@ from accelerate import PartialState
 state = PartialState(cpu=True)
 OUT = Path(sys.argv[3])
 found = {}
-for size in (16, 7, 5):
+for size in (16, 7):
     world, log, _ = train(OUT / f"{state.num_processes}-{size}", batch_size=size)
     found[size] = [(s.loss, s.grad_norm) for s in log.steps]
     if state.is_main_process:
@@ -148,13 +148,16 @@ def test_two_processes_train_what_one_trains(tiny_model, collection, tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     python(file, tiny_model, collection, tmp_path, launcher=torchrun)
     one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
-    for size in ("16", "7", "5"):
-        assert torch.allclose(torch.tensor(one[size]), torch.tensor(two[size]), rtol=1e-4, atol=1e-5), size
+    for size in ("16", "7"):
+        losses, norms = torch.tensor(one[size]).T
+        other_losses, other_norms = torch.tensor(two[size]).T
+        torch.testing.assert_close(other_losses, losses, rtol=0, atol=1e-5)
+        torch.testing.assert_close(other_norms, norms, rtol=1e-4, atol=0)
         alone, spread = (load_file(tmp_path / f"{count}-{size}.safetensors") for count in (1, 2))
         assert alone.keys() == spread.keys()
         for name, tensor in alone.items():
             torch.testing.assert_close(
-                spread[name], tensor, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{size} {n}: {m}"
+                spread[name], tensor, rtol=0, atol=1e-4, msg=lambda m, at=(size, name): f"{at}: {m}"
             )
 
 

@@ -112,7 +112,8 @@ def _room(tokens: int, dim: int, file: Path | None) -> Tensor:
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("wb") as handle:  # take the room now: a mapped file that meets a full disk kills the process
-            os.posix_fallocate(handle.fileno(), 0, 2 * max(1, tokens) * dim)
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(handle.fileno(), 0, 2 * max(1, tokens) * dim)
     except OSError as error:
         file.unlink(missing_ok=True)
         megabytes = 2 * tokens * dim / 2**20

@@ -1,4 +1,4 @@
-"""`python -m searchtune`, and `torchrun --nproc_per_node N -m searchtune` for several processes."""
+"""`python -m searchtune`; `accelerate launch --multi_gpu --num_processes N -m searchtune` for several processes."""
 
 from searchtune.cli.main import main
 

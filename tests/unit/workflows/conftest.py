@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import support
+from searchtune.evaluation import build_report
 from searchtune.specs.recipe import EmbedRecipe
-from searchtune.workflows import finish
+from searchtune.workflows import finish, measure
 from searchtune.workflows.adapter import verify_adapter
 from searchtune.workflows.embed import EmbedResult, train_embedding
 
@@ -39,9 +41,11 @@ def recipe(tiny_collection: Path, tiny_model: Path) -> Recipe:
 
 
 @pytest.fixture(autouse=True)
-def verified_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verify in this process: a fresh one takes seconds, and has tests of its own."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verify in this process, resample little and draw no page: the `finished` run and other tests do it all."""
     monkeypatch.setattr(finish, "verify_in_fresh_process", verify_adapter)
+    monkeypatch.setattr(measure, "build_report", partial(build_report, rounds=200))
+    monkeypatch.setattr(measure, "write_page", lambda report, file: None)
 
 
 @pytest.fixture(scope="session")

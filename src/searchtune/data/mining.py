@@ -26,7 +26,10 @@ def mine_hard_negatives(run: Run, relevant: Qrels, known: KnownRelevance, window
         docs, scores = docs[docs != NO_DOC], scores[: int((docs != NO_DOC).sum())]
         is_relevant = known.mask(np.array([query]), docs)[0]
         own = np.isin(docs, list(positives.get(int(query), ())))
-        ceiling = (1 - window.margin) * float(scores[own].min()) if own.any() else np.inf
+        ceiling = np.inf
+        if own.any():
+            lowest = float(scores[own].min())
+            ceiling = lowest - window.margin * abs(lowest)
         docs, scores = docs[~is_relevant], scores[~is_relevant]
         place = np.arange(1, len(docs) + 1)
         keep = (place >= window.first_rank) & (place <= window.last_rank) & (scores <= ceiling)

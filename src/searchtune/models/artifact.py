@@ -106,8 +106,8 @@ def check_base(card: AdapterCard, base: Path) -> None:
     ):
         if expected != found:
             raise ArtifactError(
-                f"{base}: wrong base for adapter {card.name!r}: its {what} have sha256 {found[:12]}..., the adapter "
-                f"was trained on {expected[:12]}... ({card.base}); name the right base, or train again on this one"
+                f"{base}: wrong base for adapter {card.name!r}: the sha256 of its {what} is {found[:12]}..., the "
+                f"adapter was trained on {expected[:12]}... ({card.base}); name the right base, or train on this one"
             )
 
 

@@ -115,7 +115,7 @@ def fit(
                 run.evaluate(on_eval)
             if on_step is not None:
                 on_step(run.log.steps[-1], run.total)
-            if stop:
+            if run.asked_to_stop(bool(stop)):
                 run.checkpoint()
                 raise TrainingInterrupted(f"stopped at step {run.done} of {run.total}; --resume continues from there")
             if run.done % optim.checkpoint_every == 0 or run.done == run.total:
@@ -202,6 +202,13 @@ class _Run:
             written = save_checkpoint(self.folder, self.done, weights, tensors, state)
             prune_checkpoints(written, self.optim.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+
+    def asked_to_stop(self, here: bool) -> bool:
+        """Whether any process got a signal: all must stop after the same step, or they would wait for each other."""
+        if self.accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor([int(here)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item())
 
     def keep_best(self) -> None:
         """Leave the best weights in the unwrapped module."""

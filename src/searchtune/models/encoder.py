@@ -6,7 +6,6 @@ tasks, losses or files other than its base.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,11 +149,3 @@ def inference(encoder: Encoder) -> Iterator[None]:
     finally:
         encoder.backbone.config._attn_implementation = before
         encoder.train(training)
-
-
-def free(encoder: Encoder) -> None:
-    """Drop a model that is no longer needed, and give its memory back."""
-    encoder.backbone = None
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -124,7 +124,7 @@ def train_embedding(
     out = Path(out).expanduser().resolve()
     if state.is_main_process:
         prepare_output(out, policy)
-    dtype = _settle(recipe, out, policy, device)
+    dtype = _settle(recipe, training.collection.fingerprint, out, policy, device)
     shop = _open_workshop(recipe, out, training, root, progress, dtype=dtype, device=device)
     with shop.with_prefix_off():
         progress.stage("encoding the collection with the base model")
@@ -137,22 +137,21 @@ def train_embedding(
     return _finish(shop, log, base, tuned)
 
 
-def _settle(recipe: EmbedRecipe, out: Path, policy: OutputPolicy, device: torch.device) -> torch.dtype:
-    """Record recipe and precision at the first start; a resumed run must agree with what is recorded."""
+def _settle(recipe: EmbedRecipe, data: str, out: Path, policy: OutputPolicy, device: torch.device) -> torch.dtype:
+    """Record recipe, data and precision at the first start; a resumed run and every process must agree with that."""
     file = out / RECIPE_FILE
     state = PartialState()
+    if state.is_main_process and not (policy == "resume" and file.is_file()):
+        precision = "bf16" if compute_dtype(recipe.precision, device) == torch.bfloat16 else "fp32"
+        record = {"recipe": recipe.model_dump(mode="json"), "data": data, "precision": precision, "started": now()}
+        write_json(file, record)
     state.wait_for_everyone()
-    if policy == "resume" and file.is_file():
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        if parse_spec(EmbedRecipe, saved["recipe"], str(file)) != recipe:
-            raise ConfigError(f"{file}: the run was started with another recipe; resume with that one, or --overwrite")
-        return torch.bfloat16 if saved["precision"] == "bf16" else torch.float32
-    dtype = compute_dtype(recipe.precision, device)
-    if state.is_main_process:
-        precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        write_json(file, {"recipe": recipe.model_dump(mode="json"), "precision": precision, "started": now()})
-    state.wait_for_everyone()
-    return dtype
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if parse_spec(EmbedRecipe, saved["recipe"], str(file)) != recipe:
+        raise ConfigError(f"{file}: the run was started with another recipe; resume with that one, or --overwrite")
+    if saved["data"] != data:
+        raise ConfigError(f"{file}: the collection has changed since the run was started; --overwrite begins anew")
+    return torch.bfloat16 if saved["precision"] == "bf16" else torch.float32
 
 
 def _open_workshop(

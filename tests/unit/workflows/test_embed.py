@@ -121,6 +121,10 @@ def test_out_is_there_already(recipe, tmp_path):
     resumed = train_embedding(recipe(), out, policy="resume")
     assert all(torch.equal(tensor, before[name]) for name, tensor in adapter_weights(resumed).items())
     assert resumed.log.to_json() == first.log.to_json(), "nothing was trained again"
+    record = json.loads((out / "recipe.json").read_text())
+    (out / "recipe.json").write_text(json.dumps(record | {"data": "other"}))
+    with pytest.raises(ConfigError, match="the collection has changed"):
+        train_embedding(recipe(), out, policy="resume")
     second = train_embedding(changed, out, policy="overwrite")
     assert not (out / "mine.txt").exists()
     assert not torch.equal(next(iter(before.values())), next(iter(adapter_weights(second).values())))

@@ -12,9 +12,9 @@ from searchtune.types import NO_DOC, IntArray, Qrels, Run
 def mine_hard_negatives(run: Run, relevant: Qrels, known: KnownRelevance, window: HardNegatives) -> dict[int, IntArray]:
     """For each query, the documents between the window's ranks that look wrong but not unlabelled.
 
-    Known positives (by label or by equal text) are taken out before ranks are counted. A document whose score is above
-    (1 - margin) x the lowest score among the query's own ranked positives is skipped as a likely unlabelled positive
-    (de Souza P. Moreira et al. 2024, arXiv:2407.15831). A query may end up with none.
+    Known positives (by label or by equal text) are taken out before ranks are counted. A document is skipped as a
+    likely unlabelled positive unless its score is at least the share `margin` below the lowest of its own ranked
+    positives (de Souza P. Moreira et al. 2024, arXiv:2407.15831). A query may end up with none.
 
     Returns:
         Query -> document positions, best first.

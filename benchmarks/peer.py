@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import torch
 from accelerate.utils import convert_outputs_to_fp32
+from curve import Mark
 from peft import LoraConfig
 from sentence_transformers import SentenceTransformer
 from torch import nn
+from transformers import TrainerCallback
 from transformers.utils import logging
 
 from searchtune.models.layers import layer_stack
@@ -64,3 +69,23 @@ def linear_layers(backbone: nn.Module) -> list[str]:
 def autocast_bf16(model: nn.Module) -> None:
     """Run `model.forward` in bf16 as accelerate does for the trainer's `bf16=True`: autocast inside, float32 out."""
     model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+
+
+class KeepAdapters(TrainerCallback):
+    """Copies the adapter every few steps, and at the end, and counts training seconds without the copying."""
+
+    def __init__(self, model: nn.Module, every: int) -> None:
+        self.model, self.every = model, every
+        self.marks: list[Mark] = []
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._since = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds += time.perf_counter() - self._since
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            weights = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+            self.marks.append(Mark(state.global_step, self.seconds, weights))
+        self._since = time.perf_counter()

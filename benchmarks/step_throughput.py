@@ -108,7 +108,7 @@ class Bench:
         encoder = load_encoder(resolve_model(recipe.base), dtype=dtype, device=cpu, attention="eager")
         add_lora(encoder, recipe.method, seed=recipe.seed)
         if self.bank is None:
-            self.bank = build_bank(self.training.collection, encoder, recipe, Path())
+            self.bank = build_bank(self.training.collection, encoder, recipe, Path(), positives=self.training.relevant)
         recompute = True if name.endswith("caching") else None
         texts = Texts(self.bank.training, self.bank.queries, recipe.tokens_per_chunk, recompute)
         pairs = Pairs(self.training.relevant, self.training.known)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from searchtune.errors import ModelError, StorageError
 from searchtune.models.encoder import Encoder, inference
 from searchtune.models.inputs import HiddenStore, TokenStore, length_sorted_chunks
+from searchtune.types import IntArray
 
 _EXACT = 2e-2
 """Largest component by which split and whole vectors may differ: twice what rounding cached states to bf16 costs."""
@@ -72,7 +73,6 @@ class _Reached(Exception):
         self.states = states
 
 
-@torch.no_grad()
 def hidden_states_below(
     encoder: Encoder, store: TokenStore, top_layers: int, *, file: Path | None = None, tokens_per_chunk: int = 8192
 ) -> HiddenStore:
@@ -82,6 +82,28 @@ def hidden_states_below(
 
     Shape: hidden (all tokens, dim).
     """
+    states = room_for_states(encoder, store, file)
+    texts = np.arange(len(store.lengths))
+    compute_states(encoder, store, states, texts, top_layers, tokens_per_chunk=tokens_per_chunk)
+    return states
+
+
+def room_for_states(encoder: Encoder, store: TokenStore, file: Path | None = None) -> HiddenStore:
+    """A store of hidden states, all still zero, for every text of `store`, in memory or in `file`."""
+    return HiddenStore(_room(len(store.ids), encoder.dim, file), store.offsets)
+
+
+@torch.no_grad()
+def compute_states(
+    encoder: Encoder,
+    store: TokenStore,
+    states: HiddenStore,
+    texts: IntArray,
+    top_layers: int,
+    *,
+    tokens_per_chunk: int = 8192,
+) -> None:
+    """Put the hidden states of some texts into `states`; see `hidden_states_below`."""
     _, stack = layer_stack(encoder.backbone)
     check_depth(top_layers, len(stack))
 
@@ -89,21 +111,19 @@ def hidden_states_below(
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
     hook = stack[len(stack) - top_layers].register_forward_pre_hook(stop, with_kwargs=True)
-    hidden = _room(len(store.ids), encoder.dim, file)
     try:
         with inference(encoder):
-            for texts in length_sorted_chunks(store.lengths, tokens_per_chunk):
-                chunk = store.chunk(texts, encoder.device)
+            for rows in length_sorted_chunks(store.lengths[texts], tokens_per_chunk):
+                chunk = store.chunk(texts[rows], encoder.device)
                 try:
                     encoder.backbone(input_ids=chunk.ids, attention_mask=chunk.mask)
                 except _Reached as reached:
-                    states = reached.states.to("cpu", torch.bfloat16)
-                    for place, text in enumerate(texts):
+                    reached_states = reached.states.to("cpu", torch.bfloat16)
+                    for place, text in enumerate(texts[rows]):
                         start, end = int(store.offsets[text]), int(store.offsets[text + 1])
-                        hidden[start:end] = states[place, : end - start]
+                        states.hidden[start:end] = reached_states[place, : end - start]
     finally:
         hook.remove()
-    return HiddenStore(hidden, store.offsets)
 
 
 def _room(tokens: int, dim: int, file: Path | None) -> Tensor:

@@ -11,12 +11,14 @@ from accelerate import PartialState
 
 from searchtune.models.encoder import Encoder
 from searchtune.models.inputs import HiddenStore, Store, TokenStore, tokenise
-from searchtune.models.layers import check_prefix, hidden_states_below
+from searchtune.models.layers import check_prefix, compute_states, room_for_states
 from searchtune.specs.recipe import EmbedRecipe
-from searchtune.types import Collection, FloatArray, IntArray
+from searchtune.types import Collection, FloatArray, IntArray, Qrels
 
 CACHE = "cache"
 """Folder inside the output folder for what is only needed while training."""
+TRAINING_STATES, OTHER_STATES = "cached states of training texts", "cached states of other texts"
+"""Names of two preparations in `Bank.seconds`."""
 
 
 @dataclass
@@ -54,10 +56,13 @@ class Bank:
         return encoder.encode_store(self.tokens if self.hidden is None else self.hidden, rows)
 
 
-def build_bank(collection: Collection, encoder: Encoder, recipe: EmbedRecipe, folder: Path) -> Bank:
+def build_bank(
+    collection: Collection, encoder: Encoder, recipe: EmbedRecipe, folder: Path, *, positives: Qrels
+) -> Bank:
     """Tokenise the collection and, for a frozen prefix, compute the states below the adapted layers once.
 
-    With a frozen prefix the encoder must from here on run inside `without_prefix`.
+    The queries and documents of `positives`, on which training runs, come first and are timed apart from texts that
+    only evaluation reads. With a frozen prefix the encoder must from here on run inside `without_prefix`.
 
     Raises:
         ModelError: the architecture does not give the same vectors from cached states.
@@ -69,12 +74,16 @@ def build_bank(collection: Collection, encoder: Encoder, recipe: EmbedRecipe, fo
     if recipe.train_max_tokens is not None:
         bank.training = _tokens(collection, encoder, recipe, recipe.train_max_tokens)
     if recipe.frozen_prefix and recipe.method.top_layers is not None:
-        start = time.perf_counter()
+        top = recipe.method.top_layers
         file = folder / CACHE / f"prefix-{PartialState().process_index}.bf16" if recipe.prefix_cache == "disk" else None
-        bank.hidden = hidden_states_below(encoder, tokens, recipe.method.top_layers, file=file)
-        bank.training = bank.hidden
-        bank.prefix_difference = check_prefix(encoder, tokens, bank.hidden, recipe.method.top_layers)
-        bank.seconds["prefix cache"] = time.perf_counter() - start
+        bank.training = bank.hidden = room_for_states(encoder, tokens, file)
+        trained = np.union1d(positives.queries, bank.queries + positives.docs)
+        others = np.setdiff1d(np.arange(len(tokens.lengths)), trained)
+        for name, texts in ((TRAINING_STATES, trained), (OTHER_STATES, others)):
+            start = time.perf_counter()
+            compute_states(encoder, tokens, bank.hidden, texts, top)
+            bank.seconds[name] = time.perf_counter() - start
+        bank.prefix_difference = check_prefix(encoder, tokens, bank.hidden, top)
     return bank
 
 

@@ -181,7 +181,7 @@ def _open_workshop(
         f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
     )
     progress.stage("reading the texts" + (", caching the frozen layers' states" if recipe.frozen_prefix else ""))
-    bank = build_bank(training.collection, encoder, recipe, out)
+    bank = build_bank(training.collection, encoder, recipe, out, positives=training.relevant)
     if bank.truncated:
         texts = bank.queries + bank.documents
         progress.note(f"{bank.truncated:,} of {texts:,} texts are cut at {recipe.max_tokens} tokens")

@@ -47,6 +47,15 @@ class Qrels:
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         return cls(judged, offsets, np.asarray(docs, np.int64)[order], np.asarray(grades, np.int64)[order])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Qrels]) -> Qrels:
+        """The labels of several sets of queries together; no pair may be in two of them."""
+        return cls.from_triples(
+            np.concatenate([part.label_queries for part in parts]),
+            np.concatenate([part.docs for part in parts]),
+            np.concatenate([part.grades for part in parts]),
+        )
+
     def __len__(self) -> int:
         return len(self.queries)
 

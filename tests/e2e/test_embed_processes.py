@@ -66,7 +66,7 @@ def in_a_child(**options):
         out = options["out"]
         save_file(world.adapter.state(), out / "end.safetensors")
         losses = [(s.step, s.loss, s.lr, s.grad_norm, s.dev) for s in log.steps]
-        (out / "end.json").write_text(json.dumps([losses, log.best_step, log.best_metric, started]))
+        (out / "end.json").write_text(json.dumps([losses, log.best_step, log.best_dev, started]))
         os._exit(0)
     except BaseException as error:
         print(repr(error), file=sys.stderr)

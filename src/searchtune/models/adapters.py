@@ -52,6 +52,11 @@ class Adapter:
             parameter.copy_(state[name])
 
 
+def scaled(state: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
+    """Adapter weights whose change of the base is `strength` times that of `state`: B is scaled, A stays."""
+    return {name: tensor * strength if ".lora_B." in name else tensor for name, tensor in state.items()}
+
+
 @quiet()
 def add_lora(encoder: Encoder, method: LoraMethod, *, seed: int) -> Adapter:
     """Put LoRA on the encoder's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.

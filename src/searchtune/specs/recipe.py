@@ -92,6 +92,10 @@ class DevEvaluation(Spec):
     """How many times dev is scored, evenly over the run, the end included; 0 never, and the last weights are kept."""
     max_queries: Positive = 300
     """At most so many dev queries are scored, chosen by the hash of their id."""
+    strengths: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [1.0]
+    """Shares of the trained change that are tried on dev at the end; the best is kept, the first of equals.
+    Half-way between base and tuned weights is often better on what training never saw (Wortsman et al. 2021, WiSE-FT,
+    arXiv:2109.01903)."""
 
 
 class EmbedRecipe(Spec):
@@ -104,6 +108,9 @@ class EmbedRecipe(Spec):
     """A model: hub id, folder, or `package:NAME/path` for one inside an installed Python package."""
     revision: str | None = None
     """Hub revision; pin a commit for runs that others shall repeat."""
+    train_on: Literal["train", "train+dev"] = "train"
+    """`train+dev` puts dev back into training, for a last run with settings that dev has already chosen: nothing is
+    scored on the way and the last weights are kept."""
     side: Literal["both", "query"] = "both"
     """`both` adapts one encoder for queries and documents; `query` adapts queries only and keeps the document index."""
     frozen_prefix: bool = False
@@ -140,6 +147,8 @@ class EmbedRecipe(Spec):
             raise ValueError("frozen_prefix caches states at max_tokens; leave train_max_tokens out")
         if self.side == "both" and self.objective.candidates != "batch":
             raise ValueError(f"objective.candidates {self.objective.candidates!r} needs side: query")
+        if self.train_on == "train+dev" and self.dev.strengths != [self.dev.strengths[0]]:
+            raise ValueError("train_on: train+dev leaves no dev to choose among dev.strengths; give one")
         sizes = self.objective.matryoshka
         if sizes != sorted(set(sizes), reverse=True):
             raise ValueError(f"objective.matryoshka {sizes} must fall, without repeats")

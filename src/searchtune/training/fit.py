@@ -56,7 +56,10 @@ class TrainLog:
 
     steps: list[Step] = field(default_factory=list)
     best_step: int = 0
-    best_metric: float | None = None
+    best_dev: dict[str, float] | None = None
+    """Dev figures of what was kept."""
+    strength: float = 1.0
+    """The share of the trained change that was kept."""
 
     @property
     def seconds(self) -> float:
@@ -64,11 +67,17 @@ class TrainLog:
         return self.steps[-1].seconds if self.steps else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {"steps": [asdict(s) for s in self.steps], "best_step": self.best_step, "best_metric": self.best_metric}
+        return {
+            "steps": [asdict(s) for s in self.steps],
+            "best_step": self.best_step,
+            "best_dev": self.best_dev,
+            "strength": self.strength,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainLog:
-        return cls([Step(**step) for step in data["steps"]], data["best_step"], data["best_metric"])
+        steps = [Step(**step) for step in data["steps"]]
+        return cls(steps, data["best_step"], data["best_dev"], data["strength"])
 
 
 class TrainingInterrupted(SearchtuneError):
@@ -188,9 +197,9 @@ class _Run:
         """Put dev figures into the log, and keep these weights if they are the best so far."""
         figures = dict(on_eval())
         self.log.steps[-1] = Step(**{**asdict(self.log.steps[-1]), "dev": figures})
-        value = figures[self.plan.metric]
-        if self.log.best_metric is None or value > self.log.best_metric:
-            self.log.best_metric, self.log.best_step = value, self.done
+        metric, best = self.plan.metric, self.log.best_dev
+        if best is None or figures[metric] > best[metric]:
+            self.log.best_dev, self.log.best_step = figures, self.done
             self.best = self._weights()
 
     def checkpoint(self) -> None:

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from searchtune.data.mining import mine_hard_negatives
 from searchtune.errors import ConfigError
 from searchtune.evaluation import Report
-from searchtune.models.adapters import Adapter, add_lora
+from searchtune.models.adapters import Adapter, add_lora, scaled
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.layers import without_prefix
 from searchtune.models.precision import compute_dtype, pick_device
@@ -32,7 +32,7 @@ from searchtune.training.fit import FitPlan, Step, TrainLog, fit
 from searchtune.training.objective import Objective
 from searchtune.types import FloatArray, IntArray
 from searchtune.workflows.bank import CACHE, Bank, build_bank
-from searchtune.workflows.dev import build_dev_pool
+from searchtune.workflows.dev import DevPool, build_dev_pool
 from searchtune.workflows.finish import Trained, write_adapter
 from searchtune.workflows.measure import Subject, Vectors, measure
 from searchtune.workflows.progress import SILENT, Progress
@@ -198,13 +198,33 @@ def _train(shop: _Workshop, base_documents: FloatArray, *, resume: bool) -> Trai
         )
     objective = _objective(shop, base_documents)
     progress.stage("training")
-    return fit(
+    log = fit(
         objective,
         recipe.optim,
         FitPlan(shop.out, recipe.seed, recipe.dev.metric, recipe.dev.times if dev else 0, resume),
         on_eval=(lambda: dev.figures(shop.encoder, shop.bank)) if dev else None,
         on_step=lambda step, total: _tell(progress, step, total),
     )
+    _settle_strength(shop, dev, log)
+    return log
+
+
+def _settle_strength(shop: _Workshop, dev: DevPool | None, log: TrainLog) -> None:
+    """Leave the adapter at the strength that is best on dev, and say in the log which that is."""
+    strengths, metric = shop.recipe.dev.strengths, shop.recipe.dev.metric
+    log.strength = strengths[0]
+    trained = shop.adapter.state()
+    if dev is not None and len(strengths) > 1:
+        found: dict[float, dict[str, float]] = {}
+        for strength in strengths:
+            shop.adapter.load_state(scaled(trained, strength))
+            found[strength] = dev.figures(shop.encoder, shop.bank)
+        log.strength = max(found, key=lambda strength: found[strength][metric])
+        log.best_dev = found[log.strength]
+        words = ", ".join(f"{strength:g}: {figures[metric]:.4f}" for strength, figures in found.items())
+        shop.progress.note(f"dev {metric} by strength of the adapter: {words}; kept {log.strength:g}")
+    if log.strength != 1.0:
+        shop.adapter.load_state(scaled(trained, log.strength))
 
 
 def _tell(progress: Progress, step: Step, total: int) -> None:
@@ -291,6 +311,7 @@ def _training_facts(shop: _Workshop, log: TrainLog) -> dict[str, Any]:
         "curve": log.to_json()["steps"],
         "dev_metric": recipe.dev.metric,
         "best_step": log.best_step,
+        "strength": log.strength,
         "seconds": round(log.seconds, 1),
         "preparation_seconds": {name: round(value, 1) for name, value in shop.bank.seconds.items()},
         "pairs_per_epoch": shop.training.pairs,

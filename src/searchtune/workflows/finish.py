@@ -65,7 +65,6 @@ def _card(trained: Trained, dim: int) -> AdapterCard:
     positives = [collection.doc_ids[int(doc)] for doc in training.positives]
     queries = pick_probe([collection.query_texts[int(query)] for query in training.relevant.queries])
     documents = [] if recipe.side == "query" else pick_probe([collection.documents[int(d)] for d in training.positives])
-    best = next((step.dev for step in trained.log.steps if step.step == trained.log.best_step and step.dev), None)
     return AdapterCard(
         name=f"{collection.name}-{recipe.kind}",
         base=recipe.base if not Path(recipe.base).expanduser().is_dir() else str(trained.root),
@@ -86,7 +85,7 @@ def _card(trained: Trained, dim: int) -> AdapterCard:
         data_fingerprint=collection.fingerprint,
         train_positives_sha256=sha256_json(positives),
         probe=Probe(queries=queries, documents=documents),
-        metrics={f"dev {name}": value for name, value in (best or {}).items()},
+        metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},
         versions=versions(),
         created=now(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from searchtune.data.collection import with_qrels
 from searchtune.data.examples import KnownRelevance, pairs_in_epoch, text_groups
 from searchtune.data.leakage import find_leaks, positives
 from searchtune.data.tasks import load_task, open_collection
@@ -50,6 +51,8 @@ def open_training_set(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> 
     if "train" not in collection.qrels:
         have = ", ".join(sorted(collection.qrels)) or "none"
         raise DataError(f"{collection.name} has no train split (it has: {have}); add qrels/train.tsv")
+    if recipe.train_on == "train+dev":
+        collection = _dev_in_train(collection)
     train = collection.qrels["train"]
     leaking = 0
     for split in sorted(set(collection.qrels) & {"test", "dev"}):
@@ -72,3 +75,10 @@ def open_training_set(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> 
     # Only train labels may mask a negative: training never looks at another split's labels.
     known = KnownRelevance(text_groups(collection.query_texts), text_groups(collection.documents), relevant)
     return TrainingSet(collection, train, relevant, known, pairs, leaking)
+
+
+def _dev_in_train(collection: Collection) -> Collection:
+    """The same collection with the queries of dev in train, and no dev."""
+    rest = {split: qrels for split, qrels in collection.qrels.items() if split not in ("train", "dev")}
+    both = [collection.qrels[split] for split in ("train", "dev") if split in collection.qrels]
+    return with_qrels(collection, {**rest, "train": Qrels.joined(both)})

@@ -106,7 +106,7 @@ def test_training_lowers_the_loss_and_leaves_frozen_weights(tmp_path):
     assert [step.step for step in log.steps] == list(range(1, 151))
     assert np.mean([step.loss for step in log.steps[-20:]]) < 0.7 * np.mean([step.loss for step in log.steps[:20]])
     assert weights(objective)["frozen"] == weights(ToyObjective())["frozen"]
-    assert (log.best_step, log.best_metric) == (150, None)
+    assert (log.best_step, log.best_dev) == (150, None)
 
 
 def test_one_step_is_adamw(tmp_path):
@@ -151,7 +151,7 @@ def test_the_best_weights_are_kept(tmp_path):
 
     _, log = run(tmp_path, objective=objective, on_eval=on_eval, evaluations=4)
     assert [step.step for step in log.steps if step.dev] == [2, 5, 8, 10]
-    assert (log.best_step, log.best_metric) == (5, 0.9)
+    assert (log.best_step, log.best_dev) == (5, {"ndcg@10": 0.9, "recall@100": 0.1})
     assert weights(objective) == seen[1] != seen[3]
 
 
@@ -211,7 +211,7 @@ def test_a_run_that_dies_again_and_again_ends_in_the_same_bits(tmp_path, every, 
     )
     assert weights(objective) == weights(undisturbed)
     assert steps_of(log) == steps_of(expected)
-    assert (log.best_step, log.best_metric) == (expected.best_step, expected.best_metric)
+    assert (log.best_step, log.best_dev) == (expected.best_step, expected.best_dev)
 
 
 def test_without_resume_a_run_starts_anew(tmp_path):

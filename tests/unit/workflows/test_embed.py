@@ -1,11 +1,13 @@
 """Training from a recipe to a report: what is written, what is refused, and collections of odd shape."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from searchtune.data.beir import read_beir
 from searchtune.errors import ConfigError, DataError, LeakError, ModelError, OutputExistsError
@@ -211,6 +213,40 @@ def test_no_look_at_dev(recipe, tmp_path):
     result = train_embedding(recipe(dev={"times": 0}), tmp_path / "run")
     assert result.log.best_step == 5
     assert not any(step.dev for step in result.log.steps)
+
+
+def test_the_strength_is_chosen_on_dev(finished, recipe, tmp_path):
+    notes = Notes()
+    result = train_embedding(recipe(dev={"times": 2, "strengths": [1.0, 0.5, 0.001]}), tmp_path / "run", progress=notes)
+    said = next(note for note in notes.notes if "by strength" in note)
+    figures = {float(key): float(value) for key, value in re.findall(r"([\d.]+): ([\d.]+)[,;]", said)}
+    assert list(figures) == [1.0, 0.5, 0.001]
+    assert figures[result.log.strength] == max(figures.values())
+    assert result.log.best_dev["ndcg@10"] == pytest.approx(figures[result.log.strength], abs=1e-4)
+    assert json.loads((result.folder / "train_log.json").read_text())["strength"] == result.log.strength
+    assert read_card(result.adapter).metrics["dev ndcg@10"] == result.log.best_dev["ndcg@10"]
+
+
+def test_a_given_strength_scales_b_alone(finished, recipe, tmp_path):
+    half = train_embedding(recipe(dev={"times": 2, "strengths": [0.5]}), tmp_path / "run")
+    assert half.log.strength == 0.5
+    for name, tensor in adapter_weights(finished).items():
+        factor = 0.5 if "lora_B" in name else 1.0
+        torch.testing.assert_close(adapter_weights(half)[name], factor * tensor)
+
+
+def test_dev_joins_train(finished, recipe, tmp_path):
+    result = train_embedding(recipe(train_on="train+dev"), tmp_path / "run")
+    assert result.report.training["pairs_per_epoch"] > finished.report.training["pairs_per_epoch"]
+    assert all(step.dev is None for step in result.log.steps)
+    assert result.log.best_step == len(result.log.steps)
+    before, after = (json.loads((it.adapter / "train_positives.json").read_text()) for it in (finished, result))
+    assert set(before) < set(after)
+
+
+def test_train_and_dev_leave_nothing_to_choose_by(recipe):
+    with pytest.raises(ValidationError, match=r"leaves no dev to choose among dev\.strengths"):
+        recipe(train_on="train+dev", dev={"strengths": [1.0, 0.5]})
 
 
 def test_no_test_split(recipe, tiny_collection, tmp_path):

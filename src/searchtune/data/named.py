@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import AnyStr, Literal
+from itertools import chain, repeat
+from typing import Literal
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class NamedQrels:
     def from_dicts(cls, labels: Mapping[str, Mapping[str, int]]) -> NamedQrels:
         """From query id -> document id -> grade, the shape that pytrec_eval, ranx and beir take."""
         queries, docs = _flat_ids(labels)
-        grades = np.fromiter((grade for row in labels.values() for grade in row.values()), np.int64, len(docs))
+        grades = np.fromiter(chain.from_iterable(row.values() for row in labels.values()), np.int64, len(docs))
         return named_qrels(queries, docs, grades)
 
     @classmethod
@@ -64,7 +65,7 @@ class NamedRun:
         A query without documents drops out; a score that is no finite float32 is a `DataError`.
         """
         queries, docs = _flat_ids(scores)
-        values = np.fromiter((score for row in scores.values() for score in row.values()), np.float64, len(docs))
+        values = np.fromiter(chain.from_iterable(row.values() for row in scores.values()), np.float64, len(docs))
         if not (finite := np.isfinite(as_float32(values))).all():
             i = int(np.argmin(finite))
             message = f"run {tag!r}: document {docs[i]!r} of query {queries[i]!r} has score {values[i]:g}"
@@ -212,15 +213,14 @@ def named_run(tag: str, queries: Sequence[str], docs: Sequence[str], scores: Flo
 
 def ranked_rows(queries: IntArray, docs: IntArray, scores: FloatArray64, count: int) -> Run:
     """A `Run` over queries 0 to `count` - 1, each of which has a row, from parallel arrays. Shape: (rows,) each."""
-    values = as_float32(scores)
-    order = np.lexsort((-docs, -values, queries))
+    order = np.argsort(queries, kind="stable")  # quick where the rows of a query stand together, as they mostly do
     lengths = np.bincount(queries, minlength=count)
     shape = (count, int(lengths.max(initial=0)))
     row = queries[order]
     column = np.arange(len(order)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    table, table_scores = np.full(shape, NO_DOC, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
-    table[row, column], table_scores[row, column] = docs[order], values[order]
-    return Run(np.arange(count), table, table_scores)
+    table, table_scores = np.full(shape, NO_DOC, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+    table[row, column], table_scores[row, column] = docs[order], as_float32(scores)[order]
+    return Run.ranked(np.arange(count), table, table_scores)
 
 
 def as_float32(scores: FloatArray64) -> FloatArray:
@@ -231,21 +231,12 @@ def as_float32(scores: FloatArray64) -> FloatArray:
 
 def positions_of(ids: Sequence[str]) -> tuple[list[str], IntArray]:
     """The distinct ids in byte order, and the position of each given id among them. Shape: (ids,)."""
-    seen: dict[str, int] = {}
-    codes = np.array([seen.setdefault(i, len(seen)) for i in ids], dtype=np.int64)
-    ordered, places = byte_order(list(seen))
-    return ordered, places[codes]
-
-
-def byte_order(distinct: list[AnyStr]) -> tuple[list[AnyStr], IntArray]:
-    """Distinct ids, sorted, and where each of them went. Text sorts by code point, which for UTF-8 is by byte."""
-    order = sorted(range(len(distinct)), key=distinct.__getitem__)
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = np.arange(len(order))
-    return [distinct[i] for i in order], places
+    ordered = sorted(set(ids))  # by code point, which for UTF-8 is by byte
+    index = {text: i for i, text in enumerate(ordered)}
+    return ordered, np.fromiter(map(index.__getitem__, ids), dtype=np.int64, count=len(ids))
 
 
 def _flat_ids(table: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[str]]:
     """Query id and document id of every entry."""
-    queries = [query for query, row in table.items() for _ in row]
-    return queries, [doc for row in table.values() for doc in row]
+    queries = [text for query, row in table.items() for text in repeat(query, len(row))]
+    return queries, list(chain.from_iterable(table.values()))

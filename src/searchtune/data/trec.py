@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn, cast
 
 import numpy as np
 
-from searchtune.data.named import NamedQrels, NamedRun, as_float32, byte_order, ranked_rows
+from searchtune.data.named import NamedQrels, NamedRun, as_float32, ranked_rows
 from searchtune.data.parse import MAX_GRADE, QRELS_HEADERS, parse_grade
 from searchtune.data.problems import Findings, Problem
 from searchtune.errors import DataError
@@ -45,16 +46,17 @@ class _Ids:
     """A column of ids as numbers; only distinct ids are kept as bytes."""
 
     def __init__(self) -> None:
-        self.seen: dict[bytes, int] = {}
+        self.seen: defaultdict[bytes, int] = defaultdict(count().__next__)  # a new id gets the next number
         self.codes: list[IntArray] = []
 
     def add(self, fields: Sequence[bytes]) -> None:
-        seen = self.seen
-        self.codes.append(np.array([seen.setdefault(field, len(seen)) for field in fields], dtype=np.int64))
+        self.codes.append(np.fromiter(map(self.seen.__getitem__, fields), dtype=np.int64, count=len(fields)))
 
     def finish(self) -> tuple[list[str], IntArray]:
         """The distinct ids in byte order, and the position of each row's id among them. Shape: (rows,)."""
-        ordered, places = byte_order(list(self.seen))
+        ordered = sorted(self.seen)
+        places = np.empty(len(ordered), dtype=np.int64)
+        places[[self.seen[raw] for raw in ordered]] = np.arange(len(ordered))
         return [raw.decode("utf-8") for raw in ordered], places[np.concatenate(self.codes)]
 
 

@@ -9,6 +9,7 @@ This module does not know metrics, ids or files.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,11 @@ from searchtune.errors import ConfigError
 from searchtune.types import NO_DOC, FloatArray64, IntArray, Qrels, Run
 
 BoolArray = npt.NDArray[np.bool_]
+
+_SPARSITY = 32
+"""Places of the lookup table for each label: about one in so many unlabelled documents is looked up in vain."""
+_MOST_BITS = 22
+"""The lookup table has at most 2 to this power places of one byte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +36,14 @@ class Placed:
     ranks: IntArray
     grades: IntArray
 
+    @cached_property
+    def deepest(self) -> int:
+        """The last rank that holds anything, 0 where none does."""
+        return int(self.ranks.max(initial=0))
+
     def until(self, cutoff: int | None) -> Placed:
         """Only what stands at the first `cutoff` ranks."""
-        return self if cutoff is None else self.only(self.ranks <= cutoff)
+        return self if cutoff is None or cutoff >= self.deepest else self.only(self.ranks <= cutoff)
 
     def only(self, keep: BoolArray) -> Placed:
         """Only the places where `keep` is true. Shape: keep (found,)."""
@@ -68,10 +79,10 @@ class RankedLabels:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def relevant(self, cutoff: int | None = None) -> Placed:
-        """The relevant documents among the first `cutoff` ranks."""
-        found = self.found.until(cutoff)
-        return found.only(found.grades >= self.min_grade)
+    @cached_property
+    def relevant(self) -> Placed:
+        """The relevant ones among the labelled documents that were found."""
+        return self.found.only(self.found.grades >= self.min_grade)
 
 
 def rank_labels(run: Run, qrels: Qrels, *, min_grade: int = 1, depth: int | None = None) -> RankedLabels:
@@ -88,7 +99,7 @@ def rank_labels(run: Run, qrels: Qrels, *, min_grade: int = 1, depth: int | None
     return RankedLabels(
         found=_find(docs, qrels, label_rows),
         ideal=_ideal(qrels, label_rows, counts),
-        lengths=np.count_nonzero(docs != NO_DOC, axis=1),
+        lengths=_lengths(docs),
         relevant_count=np.bincount(label_rows[relevant], minlength=len(qrels)),
         nonrelevant_count=np.bincount(label_rows[~relevant & (qrels.grades >= 0)], minlength=len(qrels)),
         min_grade=min_grade,
@@ -108,19 +119,35 @@ def _rows_of(run: Run, queries: IntArray, depth: int | None) -> IntArray:
     return docs
 
 
+def _lengths(docs: IntArray) -> IntArray:
+    """How many documents each row has before it ends. Shape: docs (judged, depth); result (judged,)."""
+    lengths = np.full(len(docs), docs.shape[1])
+    short = (docs[:, -1:] == NO_DOC).any(axis=1)
+    lengths[short] = np.count_nonzero(docs[short] != NO_DOC, axis=1)
+    return lengths
+
+
 def _find(docs: IntArray, qrels: Qrels, label_rows: IntArray) -> Placed:
-    """Where the documents that carry a label stand. Shape: docs (judged, depth)."""
-    width = 1 + max(int(docs.max(initial=NO_DOC)), int(qrels.docs.max(initial=NO_DOC)))
-    labelled = np.zeros(width + 1, dtype=np.bool_)  # the last place stands for NO_DOC, that is, -1
-    labelled[qrels.docs] = True
-    place = np.flatnonzero(labelled[docs])  # documents that have a label under any query: few, as a rule
-    rows, columns = np.divmod(place, max(docs.shape[1], 1))
-    keys = rows * width + docs.ravel()[place] if len(place) else place
+    """Where the documents that carry a label stand. Shape: docs (judged, depth).
+
+    A pair of row and document is one number, its key. Keys that share their last bits with a label's are looked up
+    among the labels; a table that fits the processor's cache tells them from the great rest.
+    """
+    if not (docs.size and len(label_rows)):
+        return Placed(*np.zeros((3, 0), dtype=np.int64))
+    width = 2 + max(int(docs.max()), int(qrels.docs.max()))  # one more than the greatest: NO_DOC, -1, has its own keys
     label_keys = label_rows * width + qrels.docs  # ascending, since rows and the documents in a row are
-    at = np.searchsorted(label_keys, keys)
+    bits = min(max(len(label_keys) * _SPARSITY, 1).bit_length(), _MOST_BITS)
+    suspect = np.zeros(1 << bits, dtype=np.bool_)
+    suspect[label_keys & (len(suspect) - 1)] = True
+    keys = docs + np.arange(0, len(docs) * width, width)[:, None]  # (judged, depth)
+    place = np.flatnonzero(suspect[keys & (len(suspect) - 1)])
+    candidates = keys.ravel()[place]
+    at = np.searchsorted(label_keys, candidates)
     at[at == len(label_keys)] = 0
-    hit = label_keys[at] == keys if len(place) else np.zeros(0, dtype=np.bool_)
-    return Placed(rows[hit], columns[hit] + 1, qrels.grades[at[hit]])
+    hit = label_keys[at] == candidates
+    rows, columns = np.divmod(place[hit], docs.shape[1])
+    return Placed(rows, columns + 1, qrels.grades[at[hit]])
 
 
 def _ideal(qrels: Qrels, label_rows: IntArray, counts: IntArray) -> Placed:

@@ -104,7 +104,7 @@ def _hit(labels: RankedLabels, cutoff: int | None) -> FloatArray64:
 
 def _mrr(labels: RankedLabels, cutoff: int | None) -> FloatArray64:
     """1 / rank of the first relevant document among the first `cutoff`, 0 where there is none."""
-    relevant = labels.relevant(cutoff)
+    relevant = labels.relevant.until(cutoff)
     values = np.zeros(len(labels))
     rows, first = np.unique(relevant.rows, return_index=True)
     values[rows] = 1 / relevant.ranks[first]
@@ -113,14 +113,14 @@ def _mrr(labels: RankedLabels, cutoff: int | None) -> FloatArray64:
 
 def _average_precision(labels: RankedLabels, cutoff: int | None) -> FloatArray64:
     """Precision at each relevant document among the first `cutoff`, summed over all relevant (trec_eval's map_cut)."""
-    relevant = labels.relevant(cutoff)
+    relevant = labels.relevant.until(cutoff)
     so_far = relevant.before(np.ones(len(relevant.rows), dtype=np.bool_)) + 1
     return _divide(relevant.sums(so_far / relevant.ranks, len(labels)), labels.relevant_count)
 
 
 def _r_precision(labels: RankedLabels, cutoff: int | None) -> FloatArray64:
     """Precision at rank R, where R is how many relevant documents the query has (trec_eval's Rprec)."""
-    relevant = labels.relevant(cutoff)
+    relevant = labels.relevant.until(cutoff)
     within = (relevant.ranks <= labels.relevant_count[relevant.rows]).astype(np.float64)
     return _divide(relevant.sums(within, len(labels)), labels.relevant_count)
 
@@ -157,13 +157,13 @@ def _rank_biased_precision(labels: RankedLabels, cutoff: int | None, persistence
     """(1 - p) x sum of p^(rank - 1) over the relevant documents (Moffat & Zobel 2008, TOIS 27:2), p = `persistence`:
     the chance that a reader goes on to the next document. Documents without a label count as not relevant.
     """
-    relevant = labels.relevant(cutoff)
+    relevant = labels.relevant.until(cutoff)
     return (1 - persistence) * relevant.sums(persistence ** (relevant.ranks - 1.0), len(labels))
 
 
 def _count(labels: RankedLabels, cutoff: int | None) -> FloatArray64:
     """How many relevant documents the first `cutoff` ranks of each row hold. Shape: (judged,)."""
-    return np.bincount(labels.relevant(cutoff).rows, minlength=len(labels)).astype(np.float64)
+    return np.bincount(labels.relevant.until(cutoff).rows, minlength=len(labels)).astype(np.float64)
 
 
 def _divide(part: FloatArray64, whole: FloatArray64 | IntArray) -> FloatArray64:

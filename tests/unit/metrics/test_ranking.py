@@ -79,6 +79,30 @@ def test_only_the_ranks_that_count_are_looked_at_and_the_values_stay() -> None:
         assert value.tolist() == whole[name].tolist(), name
 
 
+def test_found_labels_are_those_of_a_plain_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the lookup table is so small that nearly every document must be looked up."""
+    rng = np.random.default_rng(2)
+    queries, docs = np.divmod(rng.choice(40 * 30, 400, replace=False), 30)
+    qrels = Qrels.from_triples(queries, docs, rng.integers(-1, 4, 400))
+    ranked = np.stack([rng.permutation(35)[:20] for _ in range(40)])
+    ranked[::3, 12:] = NO_DOC
+    run = Run(np.arange(40), ranked, np.zeros((40, 20), np.float32))
+    table = {
+        (q, d): g
+        for q, d, g in zip(qrels.label_queries.tolist(), qrels.docs.tolist(), qrels.grades.tolist(), strict=True)
+    }
+    expected = [
+        (row, rank, table[int(query), doc])
+        for row, query in enumerate(qrels.queries)
+        for rank, doc in enumerate(ranked[query].tolist(), start=1)
+        if (int(query), doc) in table
+    ]
+    for bits in (22, 3, 0):
+        monkeypatch.setattr("searchtune.metrics.labels._MOST_BITS", bits)
+        found = rank_labels(run, qrels).found
+        assert list(zip(found.rows.tolist(), found.ranks.tolist(), found.grades.tolist(), strict=True)) == expected
+
+
 def test_run_that_lacks_queries_equals_one_that_has_them_empty() -> None:
     qrels = qrels_of((0, 1, 1), (2, 1, 1), (4, 1, 1))
     lacking, empty = run_of(q2=[1], q3=[5]), run_of(q0=[], q2=[1], q4=[])
@@ -142,7 +166,7 @@ def test_min_grade_moves_binary_metrics_only() -> None:
 
 def test_empty_places_are_never_relevant() -> None:
     labels = rank_labels(run_of(q0=[3], q1=[1, 2]), qrels_of((0, 3, 1), (1, 0, 1)))
-    assert (labels.relevant().rows.tolist(), labels.relevant().ranks.tolist()) == ([0], [1])
+    assert (labels.relevant.rows.tolist(), labels.relevant.ranks.tolist()) == ([0], [1])
     assert labels.lengths.tolist() == [1, 2]
 
 

@@ -1,11 +1,14 @@
 """Our metrics equal trec_eval's to 1e-6: checked by drawing collections, against `pytrec_eval` and `ir_measures`.
 
+What trec_eval lacks is compared with plain definitions, and once with ranx.
+
 Ids are zero-padded so that their string order is their position order, as in a `Collection`; scores come from a few
 values, so that ties abound, all of which float32 holds exactly (pytrec_eval keeps scores as float32).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ir_measures
@@ -30,6 +33,8 @@ TREC_NAMES = {
     "map": "map",
     "map@3": "map_cut_3",
     "hit@3": "success_3",
+    "rprec": "Rprec",
+    "bpref": "bpref",
 }
 IR_NAMES = {
     "ndcg@3": "nDCG@3",
@@ -38,6 +43,23 @@ IR_NAMES = {
     "map": "AP",
     "precision@3": "P@3",
     "hit@3": "Success@3",
+    "rprec": "Rprec",
+    "bpref": "Bpref",
+    "judged@3": "Judged@3",
+    "judged@100": "Judged@100",
+}
+RANX_NAMES = {
+    "ndcg@3": "ndcg@3",
+    "ndcg_exp@10": "ndcg_burges@10",
+    "recall@3": "recall@3",
+    "precision@3": "precision@3",
+    "mrr@10": "mrr@10",
+    "map": "map",
+    "hit@3": "hit_rate@3",
+    "rprec": "r_precision",
+    "rbp": "rbp.80",
+    "rbp.5": "rbp.50",
+    "rbp.95": "rbp.95",
 }
 DOCS = 14
 
@@ -89,6 +111,74 @@ def test_equal_to_pytrec_eval(case: Case, min_grade: int) -> None:
     for name, trec_name in TREC_NAMES.items():
         expected = [theirs.get(f"q{query:02}", {}).get(trec_name, 0.0) for query in sorted(qrels)]
         assert ours[name] == pytest.approx(expected, abs=1e-6), name
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_exponential_ndcg_is_trec_evals_on_grades_that_are_gains(case: Case) -> None:
+    qrels, run = case
+    gains = {query: {doc: 2 ** max(grade, 0) - 1 for doc, grade in row.items()} for query, row in qrels.items()}
+    theirs = pytrec_eval.RelevanceEvaluator(named(gains), {"ndcg_cut_3", "ndcg"}).evaluate(named(run))
+    ours = score(as_run(run), as_qrels(qrels), ["ndcg_exp@3", "ndcg_exp"])
+    for name, trec_name in (("ndcg_exp@3", "ndcg_cut_3"), ("ndcg_exp", "ndcg")):
+        expected = [theirs.get(f"q{query:02}", {}).get(trec_name, 0.0) for query in sorted(qrels)]
+        assert ours[name] == pytest.approx(expected, abs=1e-6), name
+
+
+def ranking(row: dict[int, float]) -> list[int]:
+    """Documents by (-score, -id), as trec_eval ranks them."""
+    return sorted(row, key=lambda doc: (row[doc], doc), reverse=True)
+
+
+def plain_rbp(grades: dict[int, int], ranked: list[int], min_grade: int, persistence: float = 0.8) -> float:
+    read = (persistence**i for i, doc in enumerate(ranked) if grades.get(doc, 0) >= min_grade)
+    return (1 - persistence) * sum(read)
+
+
+def plain_judged(grades: dict[int, int], ranked: list[int], _: int) -> float:
+    return sum(doc in grades for doc in ranked[:3]) / max(len(ranked[:3]), 1)
+
+
+PLAIN: dict[str, Callable[[dict[int, int], list[int], int], float]] = {
+    "rbp": plain_rbp,
+    "rbp@3": lambda grades, ranked, level: plain_rbp(grades, ranked[:3], level),
+    "rbp.5": lambda grades, ranked, level: plain_rbp(grades, ranked, level, 0.5),
+    "rbp.95": lambda grades, ranked, level: plain_rbp(grades, ranked, level, 0.95),
+    "judged@3": plain_judged,
+}
+"""By their definitions, one query at a time: no provider for these is at hand that breaks ties as trec_eval does."""
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(), st.integers(1, 3))
+def test_equal_to_plain_definitions(case: Case, min_grade: int) -> None:
+    qrels, run = case
+    ours = score(as_run(run), as_qrels(qrels), list(PLAIN), min_grade=min_grade)
+    for name, definition in PLAIN.items():
+        expected = [definition(qrels[query], ranking(run.get(query, {})), min_grade) for query in sorted(qrels)]
+        assert ours[name] == pytest.approx(expected, abs=1e-9), name
+
+
+def test_query_with_negative_labels_only_scores_zero() -> None:
+    """Not compared with trec_eval: see `is_safe`."""
+    values = score(as_run({0: {1: 1.0}}), as_qrels({0: {1: -1, 2: -2}}), list(TREC_NAMES))
+    assert all(value.tolist() == [0.0] for value in values.values())
+
+
+@pytest.mark.slow
+def test_equal_to_ranx_without_ties() -> None:
+    """Only where no scores are tied and every judged query is in the run: ranx ranks ties by insertion order."""
+    ranx = pytest.importorskip("ranx")
+    rng = np.random.default_rng(3)
+    qrels = {
+        q: {int(d): int(g) for d, g in zip(rng.choice(DOCS, 6, False), rng.integers(1, 4, 6), strict=True)}
+        for q in range(30)
+    }
+    run = {q: {int(d): float(rank) for rank, d in enumerate(rng.permutation(DOCS))} for q in range(30)}
+    theirs = ranx.evaluate(ranx.Qrels(named(qrels)), ranx.Run(named(run)), list(RANX_NAMES.values()), return_mean=False)
+    ours = score(as_run(run), as_qrels(qrels), list(RANX_NAMES))
+    for name, ranx_name in RANX_NAMES.items():
+        assert ours[name] == pytest.approx(theirs[ranx_name], abs=1e-6), name
 
 
 def without_ties(run: dict[int, dict[int, float]]) -> dict[int, dict[int, float]]:

@@ -25,7 +25,8 @@ MAX_GRADE = 1000
 _BOM = b"\xef\xbb\xbf"
 _INTEGRAL = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_HEADERS = {"query-id", "query_id", "qid", "queryid", "topic"}
+QRELS_HEADERS = {"query-id", "query_id", "qid", "queryid", "topic"}
+"""What the first field of a qrels header may read, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def read_labels(
     seen: dict[tuple[int, int], tuple[int, int]] = {}  # (query, document) -> (grade, line)
     for line in reader.lines():
         fields = line.split("\t")
-        if reader.number == 1 and fields[0].strip().lower() in _HEADERS:
+        if reader.number == 1 and fields[0].strip().lower() in QRELS_HEADERS:
             continue
         label = _label(reader, line, fields, docs, queries)
         if label is None:

@@ -5,8 +5,11 @@ from searchtune.metrics.significance import (
     Estimate,
     Tally,
     bootstrap,
+    effect_size,
+    holm,
     minimum_detectable_effect,
     paired_randomisation,
+    paired_t,
     win_tie_loss,
 )
 
@@ -15,8 +18,11 @@ __all__ = [
     "Metric",
     "Tally",
     "bootstrap",
+    "effect_size",
+    "holm",
     "minimum_detectable_effect",
     "paired_randomisation",
+    "paired_t",
     "parse_metric",
     "score",
     "win_tie_loss",

@@ -8,12 +8,13 @@ An interval or a p-value that the sample cannot give is NaN: nothing from no que
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
+from searchtune.errors import ConfigError
 from searchtune.types import FloatArray64
 
 ROUNDS = 10_000
@@ -85,6 +86,63 @@ def paired_randomisation_columns(differences: FloatArray64, *, seed: int, rounds
     return [float(p) for p in (1 + extreme) / (1 + rounds)]
 
 
+def paired_t(a: FloatArray64, b: FloatArray64) -> float:
+    """Two-sided p-value of Student's paired t-test of mean(b - a) = 0, with n - 1 degrees of freedom.
+
+    The test that agrees best with randomisation on retrieval figures (Urbano et al. 2019, SIGIR), and a quick check of
+    it. NaN below two queries; where all differences are the same, 1 if they are 0 and otherwise 0. Shape: a and b (n,).
+    """
+    return paired_t_columns(np.asarray(b - a, np.float64)[:, None])[0]
+
+
+def paired_t_columns(differences: FloatArray64) -> list[float]:
+    """`paired_t` of each column. Shape: differences (n, columns)."""
+    n, columns = differences.shape
+    if n < 2:
+        return [np.nan] * columns
+    means, spreads = _means_and_spreads(differences)
+    errors = spreads / np.sqrt(n)
+    t = np.divide(means, errors, out=np.where(np.abs(means) > SAME, np.inf, 0.0), where=errors > 0)
+    return [float(p) for p in 2 * special.stdtr(n - 1, -np.abs(t))]
+
+
+def effect_size(a: FloatArray64, b: FloatArray64) -> float:
+    """Cohen's d_z of paired values: mean(b - a) in units of the standard deviation of b - a (Cohen 1988, ch. 2).
+
+    It does not grow with the number of queries, as -log p does: .2 is called small, .5 medium, .8 large. A gain that is
+    steady over queries has a large d_z however small it is. NaN below two queries and where all differences are the
+    same, save that no difference at all is 0. Shape: a and b (n,).
+    """
+    return effect_size_columns(np.asarray(b - a, np.float64)[:, None])[0]
+
+
+def effect_size_columns(differences: FloatArray64) -> list[float]:
+    """`effect_size` of each column. Shape: differences (n, columns)."""
+    n, columns = differences.shape
+    if n < 2:
+        return [np.nan] * columns
+    means, spreads = _means_and_spreads(differences)
+    sizes = np.divide(means, spreads, out=np.where(np.abs(means) > SAME, np.nan, 0.0), where=spreads > 0)
+    return [float(size) for size in sizes]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for having run several tests, in the order given (Holm 1979, Scand. J. Statist. 6:65).
+
+    The smallest of m is multiplied by m, the next one by m - 1 and so on; none falls below one before it, none exceeds
+    1. Whatever stays below .05 is significant with a chance of at most 5% that any of them is a false alarm. A NaN is
+    no test: it stays NaN and does not count in m. A value outside of 0 to 1 is a `ConfigError`.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if (wrong := p[(p < 0) | (p > 1)]).size:
+        raise ConfigError(f"p-value {wrong[0]:g} is not between 0 and 1: give the p-values of the tests themselves")
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    corrected = p.copy()
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
+    return [float(value) for value in corrected]
+
+
 def win_tie_loss(a: FloatArray64, b: FloatArray64, tolerance: float = SAME) -> Tally:
     """How often `b` beats, equals (within `tolerance`) and trails `a`. Shape: a and b (n,)."""
     difference = np.asarray(b) - np.asarray(a)
@@ -103,6 +161,12 @@ def minimum_detectable_effect(differences: FloatArray64, alpha: float = 0.05, po
         return float("nan")
     error = np.std(differences, ddof=1) / np.sqrt(n)
     return float((special.stdtrit(n - 1, 1 - alpha / 2) + special.stdtrit(n - 1, power)) * error)
+
+
+def _means_and_spreads(differences: FloatArray64) -> tuple[FloatArray64, FloatArray64]:
+    """Mean and standard deviation of each column; differences that only rounding tells apart have a deviation of 0."""
+    spreads = np.where(np.ptp(differences, axis=0) < SAME, 0.0, differences.std(axis=0, ddof=1))
+    return np.asarray(differences.mean(axis=0)), spreads
 
 
 def _bca(values: FloatArray64, replicates: FloatArray64, level: float) -> Estimate:

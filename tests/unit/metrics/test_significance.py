@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from searchtune.errors import ConfigError
 from searchtune.metrics import significance
 from searchtune.metrics.significance import (
     Estimate,
     Tally,
     bootstrap,
     bootstrap_columns,
+    effect_size,
+    effect_size_columns,
+    holm,
     minimum_detectable_effect,
     paired_randomisation,
     paired_randomisation_columns,
+    paired_t,
+    paired_t_columns,
     win_tie_loss,
 )
 
@@ -119,3 +125,57 @@ def test_minimum_detectable_effect_shrinks_with_n_and_needs_two() -> None:
     assert minimum_detectable_effect(NORMAL) < minimum_detectable_effect(NORMAL[:50])
     assert math.isnan(minimum_detectable_effect(NORMAL[:1]))
     assert minimum_detectable_effect(np.zeros(5)) == 0.0
+
+
+def test_paired_t_equals_scipys() -> None:
+    rng = np.random.default_rng(8)
+    a = rng.uniform(size=25)
+    b = a + rng.normal(0.03, 0.1, 25)
+    assert paired_t(a, b) == pytest.approx(stats.ttest_rel(b, a).pvalue, rel=1e-12)
+    assert paired_t(b, a) == paired_t(a, b)
+    differences = rng.normal(0.1, 1.0, (30, 4))
+    assert paired_t_columns(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-12)
+    assert paired_t(a, b) == pytest.approx(paired_randomisation(a, b, seed=1), abs=0.02)
+
+
+def test_paired_t_edges() -> None:
+    a = np.linspace(0, 1, 10)
+    assert paired_t(a, a) == 1.0
+    assert paired_t(a, a + 1e-12) == 1.0
+    assert paired_t(a, a + 0.1) == 0.0  # no spread but for rounding
+    assert paired_t_columns(np.array([[0.0, 0.1, 1.0], [0.0, 0.1, 2.0]]))[:2] == [1.0, 0.0]
+    assert all(math.isnan(paired_t(a[:n], a[:n] + 1)) for n in (0, 1))
+
+
+def test_effect_size_by_hand() -> None:
+    a, b = np.zeros(4), np.array([0.1, 0.3, 0.1, 0.3])
+    assert effect_size(a, b) == pytest.approx(0.2 / math.sqrt(4 * 0.01 / 3))
+    assert effect_size(b, a) == -effect_size(a, b)
+    assert effect_size(a, np.tile(b, 100)[:4]) == effect_size(a, b)
+    assert effect_size(a, a) == 0.0
+    assert math.isnan(effect_size(a, a + 0.5))
+    assert all(math.isnan(size) for size in effect_size_columns(np.ones((1, 2))))
+
+
+def test_holm_by_hand() -> None:
+    """Holm's steps: .01 x 4; .02 x 3; .03 x 2 = .06 too; .9 x 1."""
+    assert holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
+    assert holm([0.4, 0.6, 0.5]) == [1.0, 1.0, 1.0]
+    assert holm([0.02, 0.02]) == [0.04, 0.04]
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []
+
+
+def test_holm_passes_over_tests_that_were_not_run() -> None:
+    first, second, third = holm([0.02, math.nan, 0.01])
+    assert (first, third) == (0.02, 0.02)
+    assert math.isnan(second)
+    with pytest.raises(ConfigError, match=r"p-value 1\.2 is not between 0 and 1"):
+        holm([0.1, 1.2])
+
+
+def test_holm_keeps_false_alarms_rare_over_a_whole_family() -> None:
+    rng = np.random.default_rng(12)
+    families = rng.uniform(size=(2000, 6))
+    alarms = [min(holm(family)) < 0.05 for family in families.tolist()]
+    assert 0.03 < np.mean(alarms) < 0.065

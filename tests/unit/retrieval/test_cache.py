@@ -333,7 +333,7 @@ ONE_KEY = -1
 )
 def test_pruning_takes_whole_keys_oldest_use_first(cache, arguments, gone):
     keys = {label: EncoderKey({"base_sha256": label}, label=label) for label in ("old", "middle", "new")}
-    for (label, key), days in zip(keys.items(), (10, 3, 0), strict=True):
+    for key, days in zip(keys.values(), (10, 3, 0), strict=True):
         cache.put(key, ["a"], np.ones((1, 4), dtype=np.float32))
         used(cache, key, days)
     if "keys" in arguments:

@@ -11,14 +11,10 @@ import numpy as np
 
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
-from searchtune.models.artifact import load_artifact
-from searchtune.models.encoder import Encoder, load_encoder
-from searchtune.models.precision import compute_dtype, pick_device
-from searchtune.models.sources import resolve_model
+from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.dense import DenseIndex
-from searchtune.specs.card import AdapterCard
 from searchtune.storage.atomic import atomic_write
-from searchtune.workflows.adapter import adapter_folder
+from searchtune.workflows.encode import encode_texts, open_adapter
 
 
 class Hit(NamedTuple):
@@ -39,24 +35,32 @@ def encode_file(
     """
     out = Path(out).expanduser()
     lines = read_texts(Path(texts).expanduser())
-    encoder, card = _open(folder, base, for_queries=queries)
-    vectors = encode_with(encoder, card, lines, queries=queries)
+    encoder = open_adapter(folder, base=base)
+    vectors = (encoder.queries if queries else encoder.documents).encode(lines)
     with atomic_write(out) as file:
         np.save(file, vectors)
     return vectors.shape[0], vectors.shape[1]
 
 
 def search_collection(
-    folder: Path | str, query: str, task: str, top: int = 10, *, base: str | None = None
+    folder: Path | str,
+    query: str,
+    task: str,
+    top: int = 10,
+    *,
+    base: str | None = None,
+    cache: EmbeddingCache | None = None,
 ) -> list[Hit]:
-    """The `top` documents of a task's collection for one query, by exact search."""
+    """The `top` documents of a task's collection for one query, by exact search.
+
+    With a `cache`, documents are encoded at the first search only.
+    """
     if not query.strip():
         raise DataError("the query is empty; say what to look for")
     collection = open_collection(load_task(task))
-    for_queries, card = _open(folder, base, for_queries=True)
-    for_documents = for_queries if card.side == "both" else _open(folder, base, for_queries=False)[0]
-    index = DenseIndex(encode_with(for_documents, card, collection.documents, queries=False))
-    vector = encode_with(for_queries, card, [query], queries=True)
+    encoder = open_adapter(folder, base=base)
+    index = DenseIndex(encode_texts(encoder.documents, collection.documents, cache)[0])
+    vector = encoder.queries.encode([query])
     run = index.search(np.zeros(1, dtype=np.int64), vector, top)
     return [
         Hit(
@@ -64,13 +68,6 @@ def search_collection(
         )
         for doc, score in zip(run.docs[0].tolist(), run.scores[0], strict=True)
     ]
-
-
-def encode_with(encoder: Encoder, card: AdapterCard, texts: list[str], *, queries: bool) -> np.ndarray:
-    """Vectors with the card's prompt and length for queries or documents. Shape: (texts, dim)."""
-    if queries:
-        return encoder.encode(texts, max_tokens=card.query_max_tokens, prompt=card.query_prompt)
-    return encoder.encode(texts, max_tokens=card.max_tokens, prompt=card.document_prompt)
 
 
 def read_texts(file: Path) -> list[str]:
@@ -99,14 +96,3 @@ def _text_of(file: Path, number: int, line: str) -> str:
         return " ".join(part for part in (row.get("title", ""), row["text"]) if part)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{file}:{number}: expected an object with a `text`, found {line[:60]!r}") from error
-
-
-def _open(folder: Path | str, base: str | None, *, for_queries: bool) -> tuple[Encoder, AdapterCard]:
-    folder = adapter_folder(folder)
-    device = pick_device()
-    dtype = compute_dtype("auto", device)
-    encoder, card = load_artifact(folder, dtype=dtype, device=device, base=base)
-    if card.side == "query" and not for_queries:
-        root = resolve_model(base or card.base, None if base else card.revision)
-        encoder = load_encoder(root, dtype=dtype, device=device)
-    return encoder, card

@@ -9,14 +9,15 @@ import torch
 from searchtune.errors import DataError
 from searchtune.models.artifact import load_artifact
 from searchtune.models.encoder import load_encoder
-from searchtune.workflows import search
+from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.workflows import encode
 from searchtune.workflows.embed import train_embedding
 from searchtune.workflows.search import encode_file, read_texts, search_collection
 
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch):
-    monkeypatch.setattr(search, "compute_dtype", lambda precision, device: torch.float32)
+    monkeypatch.setattr(encode, "compute_dtype", lambda precision, device: torch.float32)
 
 
 @pytest.fixture
@@ -80,3 +81,12 @@ def test_texts_that_cannot_be_read(tmp_path, name, content, message):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_texts(tmp_path / "nothing.txt")
+
+
+def test_searching_twice_encodes_documents_once(finished, tmp_path, monkeypatch):
+    task, cache = str(finished.folder.parent / "tiny"), EmbeddingCache(tmp_path / "cache")
+    first = search_collection(finished.folder, "harbour tide sail", task, 5, cache=cache)
+    (one,) = cache.info()
+    assert one.texts == 40
+    monkeypatch.setattr(cache, "_keep", None)
+    assert search_collection(finished.folder, "harbour tide sail", task, 5, cache=cache) == first

@@ -1,0 +1,204 @@
+"""From the name of a model to vectors: open a base or an adapter, encode texts and collections, through the cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache as once
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.models.artifact import check_base, load_artifact, read_card
+from searchtune.models.encoder import Encoder, load_encoder
+from searchtune.models.identity import EncoderIdentity, identify
+from searchtune.models.layout import read_layout
+from searchtune.models.precision import Precision, compute_dtype, pick_device
+from searchtune.models.sources import resolve_model
+from searchtune.retrieval.cache import EmbeddingCache, EncoderKey
+from searchtune.specs.card import CARD_FILE
+from searchtune.types import Collection, FloatArray
+from searchtune.workflows.adapter import adapter_folder
+from searchtune.workflows.progress import SILENT, Progress
+
+_NO_LIMIT = 512
+"""Tokens a text is cut at where the base names no length."""
+_AT_A_TIME = 65_536
+"""Texts between two writes to the cache: what a kill can cost."""
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A model in one role, for queries or for documents. Its weights are loaded when a text must be encoded."""
+
+    name: str
+    identity: EncoderIdentity
+    load: Callable[[], Encoder]
+
+    @property
+    def key(self) -> EncoderKey:
+        """What its vectors are filed under in the cache."""
+        return EncoderKey(self.identity.fields(), self.name)
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Vectors of texts, with this role's prompt and length. Shape: (texts, dim)."""
+        return self.load().encode(texts, max_tokens=self.identity.max_tokens, prompt=self.identity.prompt)
+
+
+@dataclass(frozen=True)
+class BiEncoder:
+    """Both roles of a model. They differ in prompt and length; under a query-only adapter also in weights."""
+
+    queries: TextEncoder
+    documents: TextEncoder
+
+
+@dataclass(frozen=True)
+class CollectionVectors:
+    """A collection as one bi-encoder sees it."""
+
+    documents: FloatArray
+    """Shape: (documents, dim)."""
+    queries: Mapping[str, FloatArray]
+    """By split; rows as in the split's `Qrels.queries`. Shape: (judged, dim)."""
+    document_seconds: float
+    query_seconds: float
+    encoded: int
+    """Texts that the model encoded; with a cache, each distinct one once."""
+    cached: int
+    """Distinct texts whose vectors were taken from the cache; while there are any, the seconds say little."""
+
+
+def open_encoder(
+    name: str, *, revision: str | None = None, precision: Precision = "auto", max_tokens: int | None = None
+) -> BiEncoder:
+    """A model by name: an adapter's folder (or its run's), a model's folder, `package:NAME/path`, or a hub id.
+
+    `revision` and `max_tokens` are for a base alone; an adapter's card settles both.
+
+    Raises:
+        ModelError: there is no such model, or its weights or modules are not supported.
+        ArtifactError: the adapter is damaged, or its base is another one.
+        ConfigError: a length that the model cannot read, or one for an adapter.
+    """
+    if (adapter_folder(name) / CARD_FILE).is_file():
+        if max_tokens is not None or revision is not None:
+            raise ConfigError(f"{name} is an adapter, whose card settles its length and revision: leave them out")
+        return open_adapter(name, precision=precision)
+    device = pick_device()
+    dtype = compute_dtype(precision, device)
+    root = resolve_model(name, revision)
+    layout = read_layout(root)
+    limit = max_tokens or layout.max_tokens or _NO_LIMIT
+    if max_tokens is not None and not 1 <= max_tokens <= (layout.max_positions or max_tokens):
+        raise ConfigError(f"max_tokens is {max_tokens}, but {name} reads 1 to {layout.max_positions} tokens")
+    load = once(partial(load_encoder, root, dtype=dtype, device=device))
+    queries, documents = (
+        TextEncoder(name, identify(root, layout, prompt=prompt, max_tokens=limit, dtype=dtype), load)
+        for prompt in (layout.query_prompt, layout.document_prompt)
+    )
+    return BiEncoder(queries, documents)
+
+
+def open_adapter(folder: Path | str, *, base: str | None = None, precision: Precision = "auto") -> BiEncoder:
+    """An adapter by its folder or its run's; under a query-only adapter, the base encodes documents, as at training.
+
+    Raises:
+        ArtifactError: the folder is no adapter, damaged, or `base` is not the one it was trained on.
+    """
+    folder = adapter_folder(folder)
+    device = pick_device()
+    dtype = compute_dtype(precision, device)
+    card = read_card(folder)
+    root = resolve_model(base or card.base, None if base else card.revision)
+    check_base(card, root)
+    plain = read_layout(root)
+    layout = replace(plain, pooling=card.pooling, normalise=card.normalise)
+    tuned = once(partial(_tuned, folder, base, dtype, device))
+    queries = TextEncoder(
+        str(folder),
+        identify(root, layout, adapter=folder, prompt=card.query_prompt, max_tokens=card.query_max_tokens, dtype=dtype),
+        tuned,
+    )
+    by_base = card.side == "query"
+    documents = TextEncoder(
+        card.base if by_base else str(folder),
+        identify(
+            root,
+            plain if by_base else layout,
+            adapter=None if by_base else folder,
+            prompt=card.document_prompt,
+            max_tokens=card.max_tokens,
+            dtype=dtype,
+        ),
+        once(partial(load_encoder, root, dtype=dtype, device=device)) if by_base else tuned,
+    )
+    return BiEncoder(queries, documents)
+
+
+def encode_texts(
+    encoder: TextEncoder, texts: Sequence[str], cache: EmbeddingCache | None = None
+) -> tuple[FloatArray, int]:
+    """Vectors of texts, and how many of them the model had to encode. Shape: (texts, dim).
+
+    With a cache, repeats are encoded once, and what is done is kept every `_AT_A_TIME` texts.
+    """
+    if cache is None:
+        return encoder.encode(texts), len(texts)
+    encoded = 0
+
+    def encode(missing: list[str]) -> FloatArray:
+        nonlocal encoded
+        encoded += len(missing)
+        return encoder.encode(missing)
+
+    key = encoder.key
+    starts = range(0, max(1, len(texts)), _AT_A_TIME)
+    parts = [cache.encode_through(key, texts[start : start + _AT_A_TIME], encode) for start in starts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts), encoded
+
+
+def encode_collection(
+    collection: Collection,
+    encoder: BiEncoder,
+    cache: EmbeddingCache | None = None,
+    *,
+    splits: Sequence[str] = ("test",),
+    progress: Progress = SILENT,
+) -> CollectionVectors:
+    """Vectors of all documents, and of the judged queries of some splits.
+
+    Raises:
+        DataError: the collection has no such split.
+    """
+    for split in splits:
+        if split not in collection.qrels:
+            raise DataError(f"{collection.name} has no split {split!r}{did_you_mean(split, collection.qrels)}")
+    start = time.perf_counter()
+    documents, new_documents = encode_texts(encoder.documents, collection.documents, cache)
+    middle = time.perf_counter()
+    judged = np.unique(np.concatenate([np.zeros(0, np.int64), *(collection.qrels[split].queries for split in splits)]))
+    texts = [collection.query_texts[int(query)] for query in judged]
+    vectors, new_queries = encode_texts(encoder.queries, texts, cache)
+    end = time.perf_counter()
+    cached = 0
+    if cache is not None:
+        cached = max(0, len(set(collection.documents)) - new_documents) + max(0, len(set(texts)) - new_queries)
+    progress.note(f"{encoder.queries.name}: {new_documents + new_queries:,} texts encoded, {cached:,} from the cache")
+    rows = {split: np.searchsorted(judged, collection.qrels[split].queries) for split in splits}
+    return CollectionVectors(
+        documents=documents,
+        queries={split: vectors[row] for split, row in rows.items()},
+        document_seconds=middle - start,
+        query_seconds=end - middle,
+        encoded=new_documents + new_queries,
+        cached=cached,
+    )
+
+
+def _tuned(folder: Path, base: str | None, dtype: torch.dtype, device: torch.device) -> Encoder:
+    return load_artifact(folder, dtype=dtype, device=device, base=base)[0]

@@ -56,10 +56,7 @@ RANX_NAMES = {
     "mrr@10": "mrr@10",
     "map": "map",
     "hit@3": "hit_rate@3",
-    "rprec": "r_precision",
-    "rbp": "rbp.80",
-    "rbp.5": "rbp.50",
-    "rbp.95": "rbp.95",
+    "rprec": "r-precision",
 }
 DOCS = 14
 

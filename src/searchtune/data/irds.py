@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -60,12 +61,10 @@ def open_irds(
 
 def _catalogue() -> ModuleType:
     try:
-        import ir_datasets
+        return import_module("ir_datasets")
     except ImportError as error:
         message = "sources that begin with irds: need the package ir_datasets: pip install 'searchtune[irds]'"
         raise MissingExtraError(message) from error
-    module: ModuleType = ir_datasets
-    return module
 
 
 def _split_of(dataset_id: str) -> str:

@@ -51,8 +51,8 @@ class Placed:
 
     def before(self, marked: BoolArray) -> IntArray:
         """How many marked places of the same row stand before each place. Shape: marked and result (found,)."""
-        total = np.cumsum(marked) - marked
-        return np.asarray(total - total[np.searchsorted(self.rows, self.rows)], dtype=np.int64)
+        total: IntArray = np.cumsum(marked, dtype=np.int64) - marked  # over all rows so far
+        return total - total[np.searchsorted(self.rows, self.rows)]
 
     def sums(self, weights: FloatArray64, judged: int) -> FloatArray64:
         """The weights of each row, summed. Shape: weights (found,); result (judged,)."""
@@ -140,18 +140,20 @@ def _find(docs: IntArray, qrels: Qrels, label_rows: IntArray) -> Placed:
     bits = min(max(len(label_keys) * _SPARSITY, 1).bit_length(), _MOST_BITS)
     suspect = np.zeros(1 << bits, dtype=np.bool_)
     suspect[label_keys & (len(suspect) - 1)] = True
-    keys = docs + np.arange(0, len(docs) * width, width)[:, None]  # (judged, depth)
-    place = np.flatnonzero(suspect[keys & (len(suspect) - 1)])
-    candidates = keys.ravel()[place]
-    at = np.searchsorted(label_keys, candidates)
+    bits_of_keys = docs + np.arange(0, len(docs) * width, width)[:, None]  # (judged, depth)
+    bits_of_keys &= len(suspect) - 1
+    rows, columns = np.divmod(np.flatnonzero(suspect[bits_of_keys]), docs.shape[1])
+    keys = rows * width + docs[rows, columns]  # (suspects,)
+    at = np.searchsorted(label_keys, keys)
     at[at == len(label_keys)] = 0
-    hit = label_keys[at] == candidates
-    rows, columns = np.divmod(place[hit], docs.shape[1])
-    return Placed(rows, columns + 1, qrels.grades[at[hit]])
+    hit = label_keys[at] == keys
+    return Placed(rows[hit], columns[hit] + 1, qrels.grades[at[hit]])
 
 
 def _ideal(qrels: Qrels, label_rows: IntArray, counts: IntArray) -> Placed:
     """Every query's grades from best to worst."""
-    order = np.lexsort((-qrels.grades, label_rows))
-    ranks = np.arange(1, len(order) + 1) - np.repeat(qrels.offsets[:-1], counts)
-    return Placed(label_rows, ranks, qrels.grades[order])
+    top, bottom = int(qrels.grades.max(initial=0)), int(qrels.grades.min(initial=0))
+    span = top - bottom + 1
+    falling = np.sort(label_rows * span + (top - qrels.grades))  # by row, then from the best grade down
+    ranks = np.arange(1, len(falling) + 1) - np.repeat(qrels.offsets[:-1], counts)
+    return Placed(label_rows, ranks, top - falling % span)

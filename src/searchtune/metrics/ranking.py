@@ -158,7 +158,8 @@ def _rank_biased_precision(labels: RankedLabels, cutoff: int | None, persistence
     the chance that a reader goes on to the next document. Documents without a label count as not relevant.
     """
     relevant = labels.relevant.until(cutoff)
-    return (1 - persistence) * relevant.sums(persistence ** (relevant.ranks - 1.0), len(labels))
+    weights: FloatArray64 = (1 - persistence) * np.power(persistence, relevant.ranks - 1, dtype=np.float64)
+    return relevant.sums(weights, len(labels))
 
 
 def _count(labels: RankedLabels, cutoff: int | None) -> FloatArray64:

@@ -1,22 +1,49 @@
-"""BM25 over the documents' words with bm25s: Lucene's variant, k1 1.5, b 0.75, English stop words, no stemming."""
+"""BM25 over the documents' words with bm25s (Lù 2024): by default Lucene's variant, k1 1.5, b 0.75, no stemming."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import bm25s
 import numpy as np
 
+from searchtune.errors import ArtifactError, ConfigError, did_you_mean
+from searchtune.retrieval.store import INDEX_FILE, read_facts
+from searchtune.storage.atomic import new_folder, write_json
 from searchtune.types import NO_DOC, IntArray, Run
+
+Variant = Literal["lucene", "robertson", "atire"]
+"""Ways to weigh words (Kamphuis et al. 2020) under which a document without a query's words scores 0."""
+Stemmer = Callable[[list[str]], list[str]]
+"""Words to their stems, such as `Stemmer.Stemmer("english").stemWords` of PyStemmer."""
 
 
 class BM25Index:
     """A lexical index; documents without a query's words are not returned."""
 
-    def __init__(self, documents: Sequence[str]) -> None:
+    def __init__(
+        self,
+        documents: Sequence[str],
+        *,
+        k1: float = 1.5,
+        b: float = 0.75,
+        method: Variant = "lucene",
+        stop_words: str | Sequence[str] | None = "en",
+        stemmer: Stemmer | None = None,
+    ) -> None:
+        """Index the words of two letters or more, in lower case, without `stop_words` (a language or a list).
+
+        Raises:
+            ConfigError: k1 below 0, b outside 0 to 1, an unknown method or language of stop words.
+        """
+        _check(k1, b, method)
         self.documents = len(documents)
-        self._bm25 = bm25s.BM25()
-        tokens = bm25s.tokenize(list(documents), stopwords="en", show_progress=False)
+        self.stop_words = stop_words if isinstance(stop_words, str) else list(stop_words or [])
+        self._stemmer = stemmer
+        self._bm25 = bm25s.BM25(k1=k1, b=b, method=method)
+        tokens = self._tokens(documents)
         self.empty = not tokens.vocab
         if not self.empty:
             self._bm25.index(tokens, show_progress=False)
@@ -28,6 +55,58 @@ class BM25Index:
             return Run.ranked(queries, np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32))
         weights = np.ones(self.documents, dtype=np.float32)
         weights[np.zeros(0, np.int64) if exclude is None else exclude] = 0
-        tokens = bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
-        docs, scores = self._bm25.retrieve(tokens, k=depth, weight_mask=weights, show_progress=False)
+        docs, scores = self._bm25.retrieve(self._tokens(texts), k=depth, weight_mask=weights, show_progress=False)
         return Run.ranked(queries, np.where(scores > 0, docs, NO_DOC), scores)
+
+    def save(self, folder: Path, fingerprint: str) -> None:
+        """Write the index as `folder`, whole or not at all; `fingerprint` stands for the documents that made it."""
+        facts = {
+            "kind": "bm25",
+            "fingerprint": fingerprint,
+            "documents": self.documents,
+            "empty": self.empty,
+            "stop_words": self.stop_words,
+            "stemmed": self._stemmer is not None,
+        }
+        with new_folder(folder) as fresh:
+            if not self.empty:
+                self._bm25.save(fresh, show_progress=False)
+            write_json(fresh / INDEX_FILE, facts)
+
+    @classmethod
+    def load(cls, folder: Path, fingerprint: str, *, stemmer: Stemmer | None = None, mmap: bool = False) -> BM25Index:
+        """The index that `save` wrote; one made with a stemmer needs the same one again.
+
+        Raises:
+            ArtifactError: the folder is incomplete or damaged, is no BM25 index, is of other documents, or was stemmed
+                otherwise.
+        """
+        facts = read_facts(folder, INDEX_FILE, fingerprint, hashes=not mmap)
+        if facts.get("kind") != "bm25":
+            raise ArtifactError(f"{folder}: holds an index of kind {facts.get('kind')!r}, not bm25: use load_index")
+        if facts.get("stemmed") != (stemmer is not None):
+            made = "with a stemmer: pass the same one" if facts.get("stemmed") else "without a stemmer: pass none"
+            raise ArtifactError(f"{folder}: made {made}, or queries and documents would not share their words")
+        index = cls.__new__(cls)
+        try:
+            index.documents, index.empty, index.stop_words = facts["documents"], facts["empty"], facts["stop_words"]
+            index._stemmer = stemmer
+            index._bm25 = None if index.empty else bm25s.BM25.load(folder, mmap=mmap, show_progress=False)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{folder}: cannot be read as a BM25 index ({error}); save it anew") from error
+        return index
+
+    def _tokens(self, texts: Sequence[str]) -> Any:
+        try:
+            return bm25s.tokenize(list(texts), stopwords=self.stop_words, stemmer=self._stemmer, show_progress=False)
+        except ValueError as error:
+            raise ConfigError(f"stop words {self.stop_words!r}: {error}; a list of words serves too") from error
+
+
+def _check(k1: float, b: float, method: str) -> None:
+    if not 0 <= k1 < np.inf:
+        raise ConfigError(f"k1 {k1}: must be a number from 0 on; 0.9 to 1.5 is usual")
+    if not 0 <= b <= 1:
+        raise ConfigError(f"b {b}: must be between 0 (length does not matter) and 1")
+    if method not in get_args(Variant):
+        raise ConfigError(f"unknown BM25 variant {method!r}{did_you_mean(method, get_args(Variant))}")

@@ -5,7 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from searchtune.errors import ArtifactError, ConfigError
 from searchtune.retrieval.bm25 import BM25Index
+from searchtune.retrieval.exact import ExactIndex
+from searchtune.retrieval.store import load_index, save_index
 from searchtune.types import NO_DOC
 
 DOCUMENTS = ["harbour tide sail", "tide tide pool crab", "violin tempo choir", "sail sail sail harbour wind rain"]
@@ -78,3 +81,72 @@ def test_one_document():
 @pytest.mark.parametrize("documents", [["the of"], ["", ""], ["?"]])
 def test_a_collection_without_words(documents):
     assert found(BM25Index(documents).search(np.array([0]), ["tide"], 10)) == []
+
+
+@pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (0.0, 0.0), (2.0, 1.0)])
+def test_k1_and_b(k1, b):
+    run = BM25Index(["tide tide pool", "tide sail sail sail sail"], k1=k1, b=b).search(np.array([0]), ["tide"], 2)
+    idf = math.log(1 + 0.5 / 2.5)
+    by_doc = [idf * n / (n + k1 * (1 - b + b * length / 4)) for n, length in ((2, 3), (1, 5))]
+    assert sorted(run.scores[0].tolist()) == pytest.approx(sorted(by_doc), rel=1e-4)
+
+
+def test_stop_words_and_stemmer():
+    def cut(words):
+        return [word.rstrip("s") for word in words]
+
+    texts = ["the sails", "the tides"]
+    assert found(BM25Index(texts).search(np.array([0]), ["the"], 2)) == []
+    assert len(found(BM25Index(texts, stop_words=None).search(np.array([0]), ["the"], 2))) == 2
+    assert found(BM25Index(texts, stop_words=["tides"]).search(np.array([0]), ["tides"], 2)) == []
+    assert found(BM25Index(texts).search(np.array([0]), ["tide"], 2)) == []
+    assert found(BM25Index(texts, stemmer=cut).search(np.array([0]), ["tide"], 2)) == [1]
+
+
+@pytest.mark.parametrize("method", ["lucene", "robertson", "atire"])
+def test_variants_return_no_document_without_a_word_of_the_query(method):
+    run = BM25Index(DOCUMENTS, method=method).search(np.array([0]), ["violin"], 4)
+    assert found(run) == [2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k1": -0.1}, "k1 -0.1"),
+        ({"k1": math.nan}, "k1 nan"),
+        ({"b": 1.5}, "b 1.5"),
+        ({"method": "bm25+"}, "unknown BM25 variant 'bm25\\+'; known: atire, lucene, robertson"),
+        ({"stop_words": "klingon"}, "stop words 'klingon'"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ConfigError, match=message):
+        BM25Index(DOCUMENTS, **options)
+
+
+@pytest.mark.parametrize("documents", [DOCUMENTS, ["", "the"], ["harbour tide"]])
+@pytest.mark.parametrize("mmap", [True, False])
+def test_the_same_answers_after_loading(documents, mmap, tmp_path):
+    index = BM25Index(documents, k1=0.9, stop_words=["sail"])
+    index.save(tmp_path / "index", "aa11")
+    loaded = BM25Index.load(tmp_path / "index", "aa11", mmap=mmap)
+    for exclude in (None, np.array([0])):
+        runs = [each.search(np.arange(2), ["tide sail", "harbour"], 3, exclude=exclude) for each in (index, loaded)]
+        assert runs[0].docs.tolist() == runs[1].docs.tolist()
+        assert runs[0].scores.tobytes() == runs[1].scores.tobytes()
+
+
+def test_an_index_of_something_else(tmp_path):
+    BM25Index(DOCUMENTS).save(tmp_path / "index", "aa11")
+    with pytest.raises(ArtifactError, match="fingerprint aa11, and bb22 is asked for"):
+        BM25Index.load(tmp_path / "index", "bb22")
+    with pytest.raises(ArtifactError, match="without a stemmer: pass none"):
+        BM25Index.load(tmp_path / "index", "aa11", stemmer=list)
+    with pytest.raises(ArtifactError, match="not an index of this searchtune"):
+        load_index(tmp_path / "index", "aa11")
+    BM25Index(DOCUMENTS, stemmer=list).save(tmp_path / "index", "aa11")
+    with pytest.raises(ArtifactError, match="with a stemmer: pass the same one"):
+        BM25Index.load(tmp_path / "index", "aa11")
+    save_index(ExactIndex(np.eye(3, dtype=np.float32)), tmp_path / "dense", "aa11")
+    with pytest.raises(ArtifactError, match="kind 'exact', not bm25"):
+        BM25Index.load(tmp_path / "dense", "aa11")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from searchtune.errors import MissingExtraError
-from searchtune.retrieval.dense import DenseIndex, import_faiss, without_self
+from searchtune.retrieval.dense import DenseIndex, without_self
+from searchtune.retrieval.faiss_index import import_faiss
 from searchtune.types import NO_DOC, Run
 
 QUERIES = np.array([4, 7, 9])

@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion against a loop written by hand."""
+"""Reciprocal rank fusion against a loop written by hand, the others against worked examples."""
 
 from collections import defaultdict
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchtune.retrieval.fusion import reciprocal_rank_fusion
+from searchtune.errors import ConfigError, DataError
+from searchtune.retrieval.fusion import fuse, reciprocal_rank_fusion
 from searchtune.types import NO_DOC, Run
 
 ROW = st.lists(st.integers(0, 12), unique=True, max_size=8)
@@ -64,3 +65,92 @@ def test_runs_over_different_queries():
     other = run_of([[1]])
     with pytest.raises(ValueError, match="different queries"):
         reciprocal_rank_fusion([other, Run(other.queries + 1, other.docs, other.scores)])
+
+
+def scored(rows, depth=4):
+    """Each row: document -> score."""
+    docs = np.full((len(rows), depth), NO_DOC)
+    scores = np.zeros((len(rows), depth), np.float32)
+    for i, row in enumerate(rows):
+        docs[i, : len(row)], scores[i, : len(row)] = list(row), list(row.values())
+    return Run.ranked(np.arange(len(rows)) + 2, docs, scores)
+
+
+LEXICAL = scored([{1: 10.0, 2: 6.0, 3: 2.0}, {7: 4.0}, {}])
+DENSE = scored([{2: 0.9, 4: 0.8, 1: 0.5}, {7: 0.5, 8: 0.5}, {5: -2.0, 6: -4.0}])
+
+
+def ranking(run, row):
+    return {
+        doc: score for doc, score in zip(run.docs[row].tolist(), run.scores[row].tolist(), strict=True) if doc != NO_DOC
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "normalisation", "weights", "expected"),
+    [
+        ("combsum", "none", None, {1: 10.5, 2: 6.9, 3: 2.0, 4: 0.8}),
+        ("combsum", "min-max", None, {2: 1.5, 1: 1.0, 4: 0.75, 3: 0.0}),
+        ("combsum", "rank", None, {2: 2 / 3 + 1, 1: 1 + 1 / 3, 4: 2 / 3, 3: 1 / 3}),
+        ("combsum", "min-max", [0.2, 0.8], {2: 0.9, 4: 0.6, 1: 0.2, 3: 0.0}),
+        ("combmnz", "min-max", None, {2: 3.0, 1: 2.0, 4: 0.75, 3: 0.0}),
+        ("combmax", "min-max", None, {2: 1.0, 1: 1.0, 4: 0.75, 3: 0.0}),
+        ("combmax", "none", [1, 100], {2: 90.0, 4: 80.0, 1: 50.0, 3: 2.0}),
+        ("rrf", "none", [3, 1], {1: 3 / 61 + 1 / 63, 2: 3 / 62 + 1 / 61, 3: 3 / 63, 4: 1 / 62}),
+    ],
+)
+def test_by_hand(method, normalisation, weights, expected):
+    run = fuse([LEXICAL, DENSE], method, weights=weights, normalisation=normalisation)
+    assert ranking(run, 0) == pytest.approx(expected, abs=1e-6)
+    assert list(ranking(run, 0)) == list(expected)
+    assert run.queries.tolist() == [2, 3, 4]
+
+
+def test_z_score():
+    run = fuse([LEXICAL, DENSE], "combsum", normalisation="z-score")
+    deviation = np.std([0.9, 0.8, 0.5])
+    high = np.sqrt(1.5)
+    assert ranking(run, 0)[1] == pytest.approx(high + (0.5 - 2.2 / 3) / deviation, rel=1e-5)
+    assert ranking(run, 0)[3] == pytest.approx(-high, rel=1e-5)
+    assert ranking(run, 1) == {8: 0.0, 7: 0.0}
+
+
+def test_equal_scores_count_one_each_so_that_being_found_is_worth_something():
+    run = fuse([LEXICAL, DENSE], "combsum", normalisation="min-max")
+    assert ranking(run, 1) == {7: 2.0, 8: 1.0}
+    assert ranking(run, 2) == {5: 1.0, 6: 0.0}
+
+
+@pytest.mark.parametrize("method", ["rrf", "combsum", "combmnz", "combmax"])
+@pytest.mark.parametrize("normalisation", ["none", "min-max", "z-score", "rank"])
+def test_runs_with_nothing_in_them(method, normalisation):
+    nothing = scored([{}, {}, {}])
+    assert (fuse([nothing, nothing], method, normalisation=normalisation).docs == NO_DOC).all()
+    no_depth = Run(LEXICAL.queries, LEXICAL.docs[:, :0], LEXICAL.scores[:, :0])
+    assert fuse([no_depth], method, normalisation=normalisation).docs.shape == (3, 0)
+    one = fuse([LEXICAL, no_depth], method, normalisation=normalisation)
+    assert list(ranking(one, 0)) == [1, 2, 3]
+    no_query = LEXICAL.select(np.zeros(3, dtype=bool))
+    assert len(fuse([no_query, no_query], method, normalisation=normalisation).docs) == 0
+
+
+def test_wrong_options():
+    for options, message in (
+        ({"method": "combsun"}, "unknown fusion 'combsun'; did you mean 'combsum'"),
+        ({"normalisation": "minmax"}, "unknown normalisation 'minmax'; did you mean 'min-max'"),
+        ({"weights": [1]}, "2 runs need as many numbers"),
+        ({"weights": [0, 0]}, "not all of them 0"),
+        ({"weights": [1, -1]}, "from 0 on"),
+        ({"weights": [1, np.nan]}, "from 0 on"),
+        ({"k": -1}, "k -1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fuse([LEXICAL, DENSE], **{"method": "combsum", **options})
+    with pytest.raises(ValueError, match="no run"):
+        fuse([])
+
+
+def test_a_score_that_is_no_number():
+    broken = Run(DENSE.queries, DENSE.docs, np.where(DENSE.docs == 8, np.nan, DENSE.scores))
+    with pytest.raises(DataError, match="run 1 scores document 8 nan for query 3"):
+        fuse([LEXICAL, broken], "combsum")

@@ -85,6 +85,47 @@ def paired_randomisation_columns(differences: FloatArray64, *, seed: int, rounds
     return [float(p) for p in (1 + extreme) / (1 + rounds)]
 
 
+def paired_t_test_columns(differences: FloatArray64) -> list[float]:
+    """Two-sided p-value of each column's mean by Student's paired t-test, a second opinion on the randomisation test.
+
+    NaN below two rows; 1 where all differences are 0, and 0 where they all are the same other value.
+    Shape: differences (n, columns).
+    """
+    n, columns = differences.shape
+    if n < 2:
+        return [np.nan] * columns
+    mean, error = differences.mean(axis=0), differences.std(axis=0, ddof=1) / np.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(np.abs(mean) <= SAME, 0.0, np.abs(mean) / np.where(error <= SAME, 0.0, error))
+    return [float(p) for p in 2 * special.stdtr(n - 1, -t)]
+
+
+def effect_size(differences: FloatArray64) -> float:
+    """Cohen's d_z: the mean difference in standard deviations of the differences (Cohen 1988, ch. 2).
+
+    0 where nothing differs; NaN below two queries and where all differ by the same. Shape: differences (n,).
+    """
+    if len(differences) < 2:
+        return float("nan")
+    mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    if spread <= SAME:
+        return 0.0 if abs(mean) <= SAME else float("nan")
+    return mean / spread
+
+
+def holm(p_values: FloatArray64) -> FloatArray64:
+    """P-values adjusted for their number (Holm 1979), in the order given; NaN stays NaN and does not count.
+
+    Shape: p_values (tests,) -> (tests,).
+    """
+    adjusted = np.full(len(p_values), np.nan)
+    there = np.flatnonzero(~np.isnan(p_values))
+    order = there[np.argsort(p_values[there], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
+    return adjusted
+
+
 def win_tie_loss(a: FloatArray64, b: FloatArray64, tolerance: float = SAME) -> Tally:
     """How often `b` beats, equals (within `tolerance`) and trails `a`. Shape: a and b (n,)."""
     difference = np.asarray(b) - np.asarray(a)

@@ -66,5 +66,5 @@ def test_all_kinds_and_tags(c: Collection) -> None:
     assert members(query_bins(c, test, tags)["tag"]) == {"fruit": [0, 1], "colour": [0], "(untagged)": [2, 3, 4]}
     assert tag_bins(c, test, {}) == {}
     assert len(tag_bins(c, test, {"q1": [f"t{i:02}" for i in range(30)]})) == 13
-    with pytest.raises(DataError, match="tags name query 'q9', which is not in the collection; did you mean"):
+    with pytest.raises(DataError, match="tags name query 'q9', which is not in the collection; known: q1"):
         tag_bins(c, test, {"q9": ["x"]})

@@ -29,6 +29,8 @@ _BADGES = {
     Outcome.NO_GAIN: ("neutral", "Tuning did not help"),
     Outcome.HARM: ("bad", "Tuning made it worse"),
     Outcome.TOO_FEW: ("neutral", "Too few queries"),
+    Outcome.LEADS: ("good", "One system leads"),
+    Outcome.LEVEL: ("neutral", "No clear winner"),
     Outcome.NOT_COMPARED: ("neutral", "Nothing to compare"),
 }
 _SLICES = {

@@ -1,6 +1,7 @@
 """A report as a table: for the terminal, as Markdown and as LaTeX.
 
-▲ and ▼ (in LaTeX † and ‡) mark a mean that is above or below the reference's beyond chance, by the corrected p-value.
+In Markdown ▲ and ▼, in LaTeX † and ‡ mark a mean above or below the reference's beyond chance, by the
+corrected p-value.
 """
 
 from __future__ import annotations
@@ -152,8 +153,8 @@ def _note(report: Report, part: Slice, name: str, *, marks: str) -> str:
     which = "" if name == ALL else name
     better, worse = marks
     return (
-        f"{report.collection}, {report.split}, {queries(part.n, which)}. In parentheses: 95% bootstrap interval. {better} "
-        f"better and {worse} worse than {report.reference}: paired randomisation test, 5%, Holm-corrected."
+        f"{report.collection}, {report.split}, {queries(part.n, which)}. In parentheses: 95% bootstrap interval. "
+        f"{better} better and {worse} worse than {report.reference}: paired randomisation test, 5%, Holm-corrected."
     )
 
 

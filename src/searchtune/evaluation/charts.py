@@ -120,7 +120,7 @@ def bin_rows(report: Report, bins: Mapping[str, Slice]) -> Rows:
 def _bins(rows: Rows, first: str) -> Spec:
     """The change of every bin with its interval, beside a line at no change."""
     order = list(dict.fromkeys(row["bin"] for row in rows))
-    shown = _chart().add_params(alt.param(name="pair", value=first)).transform_filter("datum.pair === pair")
+    shown = _chart().transform_filter("datum.pair === pair")
     marks = shown.encode(
         y=alt.Y("bin:N", sort=order, title=None, axis=alt.Axis(labelLimit=190)),
         color=alt.Color("finding:N", scale=alt.Scale(domain=["gain", "loss", "within chance"]), legend=None),
@@ -138,13 +138,16 @@ def _bins(rows: Rows, first: str) -> Spec:
     scale = alt.Scale(nice=True, zero=True)
     axis = alt.Axis(format="+.2f", tickCount=5)
     layers = [
-        alt.Chart(alt.InlineData(values=[{"none": 0}])).mark_rule(strokeDash=[2, 4], tooltip=None).encode(x="none:Q"),
+        shown.mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False).encode(
+            x=alt.XDatum(0, type="quantitative", scale=scale)
+        ),
         marks.mark_rule(strokeWidth=3, strokeCap="round", opacity=0.55).encode(
             x=alt.X("low:Q", scale=scale, title=None, axis=axis), x2="high:Q"
         ),
         marks.mark_point(filled=True, size=95, opacity=1).encode(x=alt.X("change:Q", scale=scale)),
     ]
-    chart = alt.layer(*layers).properties(width="container", height=30 * len(order))
+    pair = alt.param(name="pair", value=first)
+    chart = alt.layer(*layers).add_params(pair).properties(width="container", height=30 * len(order))
     return _spec(chart, rows, f"Change in {metric_label(HEADLINE)} by kind of query, with 95% intervals")
 
 
@@ -170,7 +173,7 @@ def _recall(report: Report) -> Spec:
         tooltip=[alt.Tooltip("system:N"), alt.Tooltip("k:Q"), alt.Tooltip("recall:Q", format=".3f")],
     )
     line = base.mark_line(strokeWidth=2).encode(
-        strokeDash=alt.StrokeDash("system:N", sort=names, scale=alt.Scale(domain=names), legend=None)
+        strokeDash=alt.StrokeDash("system:N", sort=names, scale=alt.Scale(domain=names), title=None)
     )
     points = base.mark_point(filled=True, size=110, opacity=0, aria=False)
     chart = alt.layer(line, points).properties(width="container", height=300)

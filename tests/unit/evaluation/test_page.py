@@ -139,9 +139,9 @@ def test_every_query_and_its_rankings_are_there() -> None:
 def test_a_large_page_is_cut_to_its_limit_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     report = build_report(made_up_evidence(queries=40, docs=60), rounds=50)
     bare = len(page.render_page(report.model_copy(update={"rankings": None})).encode())
-    monkeypatch.setattr(page, "LIMIT", bare + 20_000)
+    monkeypatch.setattr(page, "LIMIT", bare + 6_000)
     html = page.render_page(report)
-    assert len(html.encode()) <= bare + 20_000
+    assert len(html.encode()) <= bare + 6_000
     rankings = data_of(html, "rankings")
     assert rankings["snippet"] == 0
     assert 0 < rankings["left_out"] == 40 - len(rankings["queries"])

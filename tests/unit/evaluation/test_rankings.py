@@ -47,8 +47,12 @@ def test_snippets_are_cut_before_queries() -> None:
     assert within(FOUND, size) == FOUND
     shorter = within(FOUND, size - 1)
     assert (shorter.snippet, shorter.left_out) == (120, 0)
-    few = within(FOUND, 1500)
-    assert size_of(few) <= 1500
+    bare = size_of(within(FOUND, 0).model_copy(update={"queries": {}}))
+    least = size_of(
+        FOUND.model_copy(update={"snippet": 0, "cards": [it.model_copy(update={"snippet": ""}) for it in FOUND.cards]})
+    )
+    few = within(FOUND, least - 1)
+    assert bare < size_of(few) < least
     assert few.snippet == 0
     assert list(few.queries) == list(FOUND.queries)[: len(few.queries)]
     assert few.left_out == 3 - len(few.queries) > 0

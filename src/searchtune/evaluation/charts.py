@@ -28,7 +28,7 @@ def page_charts(report: Report) -> dict[str, Spec]:
     if report.pair is not None and any(row["gain"] for row in gain_rows(report)):
         charts["gains"] = _gains(report, *report.pair)
     for number, bins in enumerate(report.breakdown.values()):
-        rows = bin_rows(report, bins)
+        rows = bin_rows(report, bins) if len(bins) > 1 else []  # one bin says what the means say
         if rows:
             charts[f"kind-{number}"] = _bins(rows, pair_names(report)[0])
     if report.recall_curve:
@@ -135,8 +135,8 @@ def _bins(rows: Rows, first: str) -> Spec:
             alt.Tooltip("after:Q", format=".3f"),
         ],
     )
-    scale = alt.Scale(nice=True, zero=True)
-    axis = alt.Axis(format="+.2f", tickCount=5)
+    scale = alt.Scale(zero=True, padding=8)
+    axis = alt.Axis(format="+.2f", tickCount=4, labelOverlap="greedy")
     layers = [
         shown.mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False).encode(
             x=alt.XDatum(0, type="quantitative", scale=scale)
@@ -163,17 +163,18 @@ def recall_rows(report: Report) -> Rows:
 
 def _recall(report: Report) -> Spec:
     names = list(report.recall_curve)
+    legend = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeWidth=2)
     ranks = [1, 2, 5, 10, 20, 50, 100]
     base = _chart().encode(
         x=alt.X(
             "k:Q", title="rank k", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=ranks, format="d")
         ),
         y=alt.Y("recall:Q", title="mean recall", scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f")),
-        color=alt.Color("system:N", sort=names, scale=alt.Scale(domain=names), title=None),
+        color=alt.Color("system:N", sort=names, scale=alt.Scale(domain=names), title=None, legend=legend),
         tooltip=[alt.Tooltip("system:N"), alt.Tooltip("k:Q"), alt.Tooltip("recall:Q", format=".3f")],
     )
     line = base.mark_line(strokeWidth=2).encode(
-        strokeDash=alt.StrokeDash("system:N", sort=names, scale=alt.Scale(domain=names), title=None)
+        strokeDash=alt.StrokeDash("system:N", sort=names, scale=alt.Scale(domain=names), title=None, legend=legend)
     )
     points = base.mark_point(filled=True, size=110, opacity=0, aria=False)
     chart = alt.layer(line, points).properties(width="container", height=300)

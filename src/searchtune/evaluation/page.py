@@ -61,6 +61,7 @@ def render_page(report: Report) -> str:
             charts=charts,
             parts={ALL: report, **report.slices} if report.tuned else {ALL: report},
             pairs=pair_names(report),
+            has_kinds=any(name.startswith("kind-") for name in charts),
             slice_notes=_SLICES,
             headline_metric=HEADLINE,
             most_bars=MOST_BARS,

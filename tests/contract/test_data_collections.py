@@ -11,7 +11,7 @@ import pytest
 
 from searchtune.data.beir import read_beir
 from searchtune.data.check import check_folder
-from searchtune.data.leakage import find_leaks, positives, residual, seen_mask
+from searchtune.data.leakage import find_leaks, positives, residual, seen_mask, shared_documents
 from searchtune.data.tasks import load_task, open_collection
 
 HOME = Path(os.environ.get("SEARCHTUNE_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -86,3 +86,17 @@ def test_scifact_dev_is_cut_without_leaks_or_shared_documents(monkeypatch):
     assert (len(train), len(dev)) == (728, 81)
     assert find_leaks(collection, train, dev, threshold=0.7).leaks == ()
     assert not np.intersect1d(train.docs, dev.docs).size
+
+
+@pytest.mark.parametrize(("name", "shared"), [("scifact", 196), ("nfcorpus", 323), ("cranfield", 58), ("stackfaq", 0)])
+def test_shared_documents_count_the_dev_that_is_cut_from_train(name, shared, monkeypatch):
+    folder(name)
+    official = read_beir(folder(name))
+    assert shared_documents(official, official.split("train"), official.split("test")).queries == shared
+    monkeypatch.setenv("SEARCHTUNE_DATA", str(HOME))
+    if "dev" in official.qrels:
+        return
+    opened = open_collection(load_task(name))
+    parts = [opened.split("train"), opened.split("dev")]
+    seen = np.unique(np.concatenate([positives(part) for part in parts]))
+    assert int(seen_mask(seen, opened.split("test")).sum()) == shared

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +28,11 @@ FLAGS = [
     "--enable-logging=stderr",
     "--v=0",
     "--virtual-time-budget=8000",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=127.0.0.1:9",  # nothing listens there: whatever asks for the network fails
 ]
-CHARTS = ("slice-all", "slice-unseen", "slice-seen", "slice-residual", "gains", "loss", "dev")
+SLICES = ("slice-all", "slice-unseen", "slice-seen", "slice-residual")
+CHARTS = (*SLICES, "kind-0", "recall", "gains", "loss", "dev")
 MEGABYTE = 2**20
 
 pytestmark = [
@@ -37,10 +41,11 @@ pytestmark = [
 ]
 
 
-def browse(page: Path, profile: Path, *flags: str) -> tuple[str, list[str]]:
-    """The page's DOM after its scripts ran, and what was written to the console."""
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+def browse(page: Path, profile: Path, *flags: str, state: str = "") -> tuple[str, list[str]]:
+    """The page's DOM after its scripts ran, and what was written to the console. `state` is what follows the `#`."""
+    address = page.as_uri() + (f"#{state}" if state else "")
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
@@ -49,6 +54,25 @@ def chart_of(dom: str, name: str) -> str:
     found = re.search(rf'id="{name}"(.*?)(?=class="chart|</section>)', dom, re.DOTALL)
     assert found is not None, f"no element for {name}"
     return found.group(1)
+
+
+def listed(dom: str) -> list[str]:
+    """Ids of the queries that the list shows."""
+    return re.findall(r'<details class="example" data-id="([^"]*)"', dom)
+
+
+def count_of(dom: str) -> str:
+    found = re.search(r'id="count"[^>]*>(.*?)</p>', dom)
+    assert found is not None
+    return found.group(1)
+
+
+def acting(page: Path, script: str) -> Path:
+    """The page with a script at its end that does what a reader would."""
+    html, _, end = page.read_text(encoding="utf-8").rpartition("</body>")
+    acted = page.with_name("acting.html")
+    acted.write_text(f"{html}<script>{script}</script></body>{end}", encoding="utf-8")
+    return acted
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +93,7 @@ def test_page_in_a_browser(report: Report, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     write_report(report, tmp_path / "report.json")
     write_page(read_report(tmp_path / "report.json"), page)
-    assert page.stat().st_size < 3 * MEGABYTE
+    assert page.stat().st_size < 8 * MEGABYTE
 
     dom, console = browse(page, tmp_path / "profile")
     assert console == []
@@ -92,3 +116,81 @@ def test_dark_and_narrow_draw_too(report: Report, tmp_path: Path) -> None:
     assert len(widths) == len(CHARTS)
     assert max(widths) <= 460  # headless windows are at least 500 wide
     assert "#5cc0d6" in chart_of(dom, "gains")  # the accent of the dark theme
+
+
+@pytest.fixture(scope="module")
+def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(report, path)
+    return path
+
+
+def test_an_address_presets_the_list_of_queries(page: Path, report: Report, tmp_path: Path) -> None:
+    state = "q=travel+card&slice=unseen&change=lost&sort=loss&a=hybrid&b=tuned"
+    dom, console = browse(page, tmp_path / "profile", state=state)
+    assert console == []
+    rows = [row for row in report.per_query if "travel card" in row.text and row.slice == "unseen"]
+    lost = {row.id: row.scores["tuned"] - row.scores["hybrid"] for row in rows}
+    wanted = sorted((gain, query) for query, gain in lost.items() if gain < 0)
+    assert 0 < len(wanted) < len(rows)
+    assert listed(dom) == [query for _, query in wanted]
+    assert count_of(dom) == f"{len(wanted)} of 300 queries: 0 gained, {len(wanted)} lost, 0 the same."
+
+
+def test_an_opened_query_shows_both_rankings(page: Path, report: Report, tmp_path: Path) -> None:
+    dom, console = browse(page, tmp_path / "profile", state="q=q0016&open=q0016")
+    assert console == []
+    assert listed(dom) == ["q0016"]
+    assert report.rankings is not None
+    inside = dom[dom.index('data-id="q0016"') : dom.index('id="more"')]
+    assert re.findall(r"<h4>(.*?)</h4>", inside) == ["base", "tuned"]
+    assert inside.count("not judged") == inside.count('class="unjudged"') > 10
+    ranked = report.rankings.queries["q0016"]
+    shown = sum(ranked.relevant[0] in ranked.top[name] for name in ("base", "tuned"))
+    assert inside.count("✓ relevant, grade 1") == shown
+    assert "&lt;script&gt;document.title" in inside
+
+
+def test_a_reader_can_type_sort_and_ask_for_more(page: Path, tmp_path: Path) -> None:
+    script = """
+      const find = document.getElementById("find");
+      document.getElementById("more").click();
+      document.title = document.querySelectorAll("#list > details").length + " rows";
+      document.querySelector("table.sortable button[data-kind=number]").click();
+      find.value = "PASSWORD contractors"; find.dispatchEvent(new Event("input", {bubbles: true}));
+    """
+    dom, console = browse(acting(page, script), tmp_path / "profile")
+    assert console == []
+    assert "<title>80 rows</title>" in dom
+    assert dom.count('aria-sort="descending"') == 1
+    means = re.findall(r'<td data-v="([\d.]+)"', dom[dom.index("<tbody") : dom.index("</tbody>")])[::4]
+    assert len(means) == 5
+    assert means == sorted(means, key=float, reverse=True)
+    assert 0 < len(listed(dom)) < 40
+    assert all("password" in text for text in re.findall(r'class="query">(.*?)</span>', dom))
+
+
+def test_screenshot_is_not_blank(page: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "page.png"
+    browse(page, tmp_path / "profile", "--window-size=1200,1600", f"--screenshot={picture}")
+    data = picture.read_bytes()
+    packed, place = b"", 8
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4])
+        if data[place + 4 : place + 8] == b"IDAT":
+            packed += data[place + 8 : place + 8 + size]
+        place += 12 + size
+    assert len(set(zlib.decompress(packed))) > 100
+
+
+def test_nothing_tuned_draws_too(tmp_path: Path) -> None:
+    evidence = made_up_evidence(queries=60, docs=90)
+    runs = {name: evidence.runs[name] for name in ("bm25", "base", "hybrid")}
+    bare = replace(evidence, runs=runs, reference="bm25", tuned=(), pairs=(), seen=None, residual=None, training={})
+    path = tmp_path / "report.html"
+    write_page(build_report(bare, rounds=300), path)
+    dom, console = browse(path, tmp_path / "profile")
+    assert console == []
+    for name in ("slice-all", "recall", "gains", "kind-0"):
+        assert "<svg" in chart_of(dom, name), f"{name} was not drawn"
+    assert len(listed(dom)) == 40

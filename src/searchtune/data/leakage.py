@@ -1,6 +1,8 @@
-"""What training may have seen of the test: near-duplicate queries, and relevant documents that both sides share.
+"""What training may have seen of the test: near-duplicate queries and answers, and documents that both sides share.
 
-The first is a leak and fails a run. The second is natural in most collections, so it is measured, never hidden.
+A train query that is nearly a test query is a leak and fails a run. So does a train positive that is nearly a document
+relevant to the test under another id: no count of shared ids would show it. Relevant documents that both sides share by
+id are natural in most collections, so they are counted, never hidden.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from searchtune.types import Collection, IntArray, Qrels
 BoolArray = npt.NDArray[np.bool_]
 
 _SHOWN = 5
+_SHOWN_TEXT = 120
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,43 @@ class Leak:
 
 
 @dataclass(frozen=True)
+class DocumentLeak:
+    """One positive of train that is, or nearly is, another document that is relevant to the test."""
+
+    train: int
+    """Position in the collection's documents, as is `test`."""
+    test: int
+    similarity: float
+
+
+@dataclass(frozen=True)
+class SharedDocuments:
+    """Relevant documents that train and test have in common by id: no leak, but memory can look like learning there."""
+
+    queries: int
+    """Test queries with a relevant document that is a positive of train."""
+    judged: int
+    documents: int
+    """Documents that are relevant on both sides."""
+
+    def describe(self) -> str:
+        """`196 of 300 test queries share a relevant document with train (221 documents)`."""
+        return (
+            f"{self.queries:,} of {self.judged:,} test queries share a relevant document with train "
+            f"({self.documents:,} {'document' if self.documents == 1 else 'documents'})"
+        )
+
+
+@dataclass(frozen=True)
 class LeakReport:
     """Every leaking pair between two splits, the most similar first."""
 
     leaks: tuple[Leak, ...]
+    """Pairs of queries."""
+    documents: tuple[DocumentLeak, ...]
+    """Pairs of relevant documents with different ids, where the test's one is no positive of train itself."""
     threshold: float
-    query_ids: Sequence[str]
-    query_texts: Sequence[str]
+    collection: Collection
 
     @property
     def train_queries(self) -> IntArray:
@@ -53,30 +86,50 @@ class LeakReport:
         return np.unique(np.array([leak.test for leak in self.leaks], dtype=np.int64))
 
     def without_leaks(self, train: Qrels) -> Qrels:
-        """The train labels without the queries that leak."""
-        return train.select(~np.isin(train.queries, self.train_queries))
+        """The train labels without the queries and without the documents that leak."""
+        left = train.select(~np.isin(train.queries, self.train_queries))
+        keep = ~np.isin(left.docs, [leak.train for leak in self.documents])
+        return Qrels.from_triples(left.label_queries[keep], left.docs[keep], left.grades[keep])
 
     def describe(self, leak: Leak) -> str:
         """One leak in words, with the ids and both texts."""
-        pair = f"train {self.query_ids[leak.train]!r} {self.query_texts[leak.train]!r}"
+        ids, texts = self.collection.query_ids, self.collection.query_texts
+        pair = f"train {ids[leak.train]!r} {texts[leak.train]!r}"
         if leak.kind == "same id":
             return f"{leak.kind}: {pair} is in both"
-        other = f"test {self.query_ids[leak.test]!r} {self.query_texts[leak.test]!r}"
+        other = f"test {ids[leak.test]!r} {texts[leak.test]!r}"
         return f"{leak.kind} ({leak.similarity:.2f}): {pair} / {other}"
+
+    def describe_document(self, leak: DocumentLeak) -> str:
+        """One pair of relevant documents in words, with the ids and the beginning of the test's one."""
+        ids = self.collection.doc_ids
+        text = " ".join(self.collection.documents[leak.test].split())
+        shown = text if len(text) <= _SHOWN_TEXT else text[:_SHOWN_TEXT] + "…"
+        return f"same answer ({leak.similarity:.2f}): train {ids[leak.train]!r} / test {ids[leak.test]!r} {shown!r}"
 
     def raise_if_any(self) -> None:
         """Raise a `LeakError` that shows the first pairs; all of them are in its `.problems`."""
-        if not self.leaks:
+        if not self.leaks and not self.documents:
             return
-        lines = tuple(self.describe(leak) for leak in self.leaks)
-        more = [f"... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
-        head = f"{len(self.test_queries):,} test queries are also in train (similarity >= {self.threshold:g})"
-        remedy = "take these queries out of the train labels, or allow the leak explicitly"
-        raise LeakError("\n".join([head, *lines[:_SHOWN], *more, remedy]), lines)
+        queries = tuple(self.describe(leak) for leak in self.leaks)
+        documents = tuple(self.describe_document(leak) for leak in self.documents)
+        parts: list[str] = []
+        if queries:
+            head = f"{len(self.test_queries):,} test queries are also in train (similarity >= {self.threshold:g})"
+            parts += [head, *_first_lines(queries)]
+        if documents:
+            copies = len({leak.test for leak in self.documents})
+            head = f"{copies:,} relevant test documents are, under another id, positives of train"
+            parts += [f"{head} (similarity >= {self.threshold:g})", *_first_lines(documents)]
+        remedy = "take these out of the train labels, or allow the leak explicitly"
+        raise LeakError("\n".join([*parts, remedy]), queries + documents)
 
 
 def find_leaks(collection: Collection, train: Qrels, test: Qrels, *, threshold: float = NEAR_THRESHOLD) -> LeakReport:
-    """Train and test queries with the same id, the same normalised text, or a similarity of at least `threshold`."""
+    """Train and test queries with the same id, the same normalised text, or a similarity of at least `threshold`.
+
+    Also the relevant documents of the two that are so similar under different ids; see `LeakReport.documents`.
+    """
     texts = collection.query_texts
     pairs = near_pairs([texts[int(i)] for i in train.queries], [texts[int(i)] for i in test.queries], threshold)
     leaks = {(i, i): Leak(i, i, "same id", 1.0) for i in np.intersect1d(train.queries, test.queries).tolist()}
@@ -85,7 +138,15 @@ def find_leaks(collection: Collection, train: Qrels, test: Qrels, *, threshold: 
         same = normalise(texts[query]) == normalise(texts[other])
         leaks.setdefault((query, other), Leak(query, other, "same text" if same else "near-duplicate", similarity))
     order = sorted(leaks.values(), key=lambda leak: (-leak.similarity, leak.test, leak.train))
-    return LeakReport(tuple(order), threshold, collection.query_ids, texts)
+    return LeakReport(tuple(order), _document_leaks(collection, train, test, threshold), threshold, collection)
+
+
+def shared_documents(collection: Collection, train: Qrels, test: Qrels) -> SharedDocuments:
+    """How many test queries, and how many documents, both sides share by id."""
+    ours = positives(train, collection.min_grade)
+    queries = int(seen_mask(ours, test, collection.min_grade).sum())
+    documents = len(np.intersect1d(ours, positives(test, collection.min_grade)))
+    return SharedDocuments(queries, len(test), documents)
 
 
 def seen_mask(train_positives: IntArray, test: Qrels, min_grade: int = 1) -> BoolArray:
@@ -108,3 +169,18 @@ def residual(test: Qrels, seen_docs: IntArray, min_grade: int = 1) -> Qrels:
     keep = ~np.isin(test.docs, seen_docs)
     left = Qrels.from_triples(test.label_queries[keep], test.docs[keep], test.grades[keep])
     return left.select(np.isin(left.queries, left.relevant(min_grade).queries))
+
+
+def _document_leaks(collection: Collection, train: Qrels, test: Qrels, threshold: float) -> tuple[DocumentLeak, ...]:
+    """Near-equal relevant documents across the splits, where the test's one is not a positive of train as well."""
+    ours = positives(train, collection.min_grade)
+    theirs = np.setdiff1d(positives(test, collection.min_grade), ours)
+    texts = collection.documents
+    pairs = near_pairs([texts[int(i)] for i in ours], [texts[int(i)] for i in theirs], threshold)
+    found = [DocumentLeak(int(ours[left]), int(theirs[right]), similarity) for left, right, similarity in pairs]
+    return tuple(sorted(found, key=lambda leak: (-leak.similarity, leak.test, leak.train)))
+
+
+def _first_lines(lines: Sequence[str]) -> list[str]:
+    more = [f"... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
+    return [*lines[:_SHOWN], *more]

@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation.examples import pick_examples
+from searchtune.evaluation.figures import Pairs, Values, corrected_over_bins, every_pair, figures
+from searchtune.evaluation.rankings import gather_rankings
 from searchtune.evaluation.report import (
     HEADLINE,
     METRICS,
-    Comparison,
     Examples,
     QueryScores,
     Report,
@@ -27,21 +28,14 @@ from searchtune.evaluation.report import (
     SystemScores,
     plain,
 )
-from searchtune.metrics.ranking import score
-from searchtune.metrics.significance import (
-    ROUNDS,
-    Estimate,
-    bootstrap_columns,
-    minimum_detectable_effect,
-    paired_randomisation_columns,
-    win_tie_loss,
-)
-from searchtune.types import Collection, FloatArray64, Qrels, Run
+from searchtune.evaluation.slices import Bins, query_bins
+from searchtune.metrics.ranking import rank_labels, score
+from searchtune.metrics.significance import ROUNDS
+from searchtune.types import Collection, Qrels, Run
 
 BoolArray = npt.NDArray[np.bool_]
-Values = Mapping[str, Mapping[str, FloatArray64]]
-"""System -> metric -> one value per judged query."""
-NOTHING = Estimate(np.nan, np.nan, np.nan, 0)
+CURVE_DEPTH = 100
+"""Deepest rank of the recall curve."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +51,10 @@ class Evidence:
     tuned: Sequence[str] = ()
     """The tuned systems, each compared with the reference; the first one is the headline."""
     pairs: Sequence[tuple[str, str]] = ()
-    """Further comparisons (reference, candidate), such as ("hybrid", "tuned+bm25")."""
+    """Further comparisons (reference, candidate), such as ("hybrid", "tuned+bm25").
+
+    Where there are none and nothing is tuned, every two systems are compared.
+    """
     seen: BoolArray | None = None
     """Whether each judged query shares a relevant document with training. Shape: (judged,). None: not known."""
     residual: tuple[Qrels, Mapping[str, Run]] | None = None
@@ -65,8 +62,16 @@ class Evidence:
     training: Mapping[str, Any] = field(default_factory=dict)
     """`curve` (rows of step, loss, lr and now and then dev), `dev_metric`, and further facts such as `seconds`."""
     costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Per system: `seconds`, `queries_per_second`, `index_mb`, ..."""
+    """Per system: `search_ms_per_query`, `index_mb`, `exact_loss` (metric -> what an approximate index lost), ..."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Query id -> the user's tags, for slices of their own."""
+
+    @property
+    def compared(self) -> Pairs:
+        """Every pair that is compared, each once."""
+        asked = [*((self.reference, name) for name in self.tuned), *self.pairs]
+        return list(dict.fromkeys(asked)) or every_pair(self.runs)
 
 
 def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) -> Report:
@@ -81,8 +86,13 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         if evidence.residual
         else {},
     }
-    overall = _figures(evidence, values, seed=seed, rounds=rounds)
+
+    def part(of: Values, metrics: Sequence[str] = METRICS) -> Slice:
+        return figures(of, systems=evidence.runs, pairs=evidence.compared, metrics=metrics, seed=seed, rounds=rounds)
+
+    overall = part(values)
     labels = _slice_labels(evidence)
+    kinds = query_bins(collection, qrels, evidence.tags)
     return Report(
         n=overall.n,
         systems={name: _with_missing(item, evidence.runs[name], qrels) for name, item in overall.systems.items()},
@@ -93,13 +103,33 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         tuned=list(evidence.tuned),
         metrics=list(METRICS),
         overlap_measured=seen is not None,
-        slices={name: _figures(evidence, part, seed=seed, rounds=rounds) for name, part in sliced.items()},
-        per_query=_per_query(evidence, values, labels),
+        slices={name: part(of) for name, of in sliced.items()},
+        per_query=_per_query(evidence, values, labels, kinds),
         examples=_examples(evidence, values, labels),
         training=plain(evidence.training),
         costs=plain(evidence.costs),
         provenance=plain(evidence.provenance),
+        fingerprint=collection.fingerprint,
+        breakdown={
+            kind: corrected_over_bins({name: part(_keep(values, inside), (HEADLINE,)) for name, inside in bins.items()})
+            for kind, bins in kinds.items()
+        },
+        recall_curve={name: recall_curve(run, qrels, collection.min_grade) for name, run in evidence.runs.items()},
+        rankings=gather_rankings(
+            collection, qrels, runs=evidence.runs, values={name: values[name][HEADLINE] for name in values}
+        ),
     )
+
+
+def recall_curve(run: Run, qrels: Qrels, min_grade: int = 1) -> list[float]:
+    """Mean recall at rank 1, 2, ..., up to the run's depth or `CURVE_DEPTH`.
+
+    A judged query without a relevant document, or that the run lacks, counts 0, as in `recall@k`.
+    """
+    labels = rank_labels(run, qrels, min_grade=min_grade)
+    found = np.cumsum(labels.relevant[:, :CURVE_DEPTH], axis=1)  # (judged, depth)
+    shares = found / np.maximum(labels.relevant_count, 1)[:, None]
+    return [round(float(share), 6) for share in shares.mean(axis=0)]
 
 
 def _check(evidence: Evidence) -> None:
@@ -128,59 +158,15 @@ def _with_missing(scores: SystemScores, run: Run, qrels: Qrels) -> SystemScores:
     return scores.model_copy(update={"missing": int(missing.sum())})
 
 
-def _figures(evidence: Evidence, values: Values, *, seed: int, rounds: int) -> Slice:
-    """Every system's estimates and every pair's comparison; a system that has no values here gets n 0."""
-    pairs = dict.fromkeys([*((evidence.reference, name) for name in evidence.tuned), *evidence.pairs])
-    scores = {(name, metric): array for name, arrays in values.items() for metric, array in arrays.items()}
-    differences = {
-        (a, b, metric): values[b][metric] - values[a][metric]
-        for a, b in pairs
-        for metric in METRICS
-        if a in values and b in values
-    }
-    columns = [*scores.values(), *differences.values()]
-    intervals = bootstrap_columns(_columns(columns), seed=seed, rounds=rounds)
-    estimates = dict(zip([*scores, *differences], intervals, strict=True))
-    tests = paired_randomisation_columns(_columns(list(differences.values())), seed=seed, rounds=rounds)
-    p_values = dict(zip(differences, tests, strict=True))
-
-    def compare(key: tuple[str, str, str]) -> Comparison:
-        difference, interval = differences.get(key, np.empty(0)), estimates.get(key, NOTHING)
-        return Comparison(
-            a=key[0],
-            b=key[1],
-            metric=key[2],
-            delta=interval.mean,
-            low=interval.low,
-            high=interval.high,
-            n=interval.n,
-            p_value=p_values.get(key, np.nan),
-            mde=minimum_detectable_effect(difference),
-            **win_tie_loss(np.zeros_like(difference), difference)._asdict(),
-        )
-
-    return Slice(
-        n=len(next(iter(scores.values()), ())),
-        systems={
-            name: SystemScores(metrics={metric: estimates.get((name, metric), NOTHING) for metric in METRICS})
-            for name in evidence.runs
-        },
-        comparisons=[compare((a, b, metric)) for a, b in pairs for metric in METRICS],
-    )
-
-
-def _columns(arrays: Sequence[FloatArray64]) -> FloatArray64:
-    """Shape: (n, arrays)."""
-    return np.stack(arrays, axis=1) if arrays else np.empty((0, 0))
-
-
 def _slice_labels(evidence: Evidence) -> list[SliceName]:
     if evidence.seen is None:
         return ["unknown"] * len(evidence.qrels)
     return ["seen" if seen else "unseen" for seen in evidence.seen]
 
 
-def _per_query(evidence: Evidence, values: Values, labels: Sequence[SliceName]) -> list[QueryScores]:
+def _per_query(
+    evidence: Evidence, values: Values, labels: Sequence[SliceName], kinds: Mapping[str, Bins]
+) -> list[QueryScores]:
     collection = evidence.collection
     return [
         QueryScores(
@@ -188,6 +174,7 @@ def _per_query(evidence: Evidence, values: Values, labels: Sequence[SliceName]) 
             text=collection.query_texts[query],
             slice=labels[i],
             scores={name: round(float(values[name][HEADLINE][i]), 6) for name in values},
+            bins={kind: [name for name, inside in bins.items() if inside[i]] for kind, bins in kinds.items()},
         )
         for i, query in enumerate(evidence.qrels.queries)
     ]

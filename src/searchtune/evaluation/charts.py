@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import altair as alt
 import numpy as np
 
 from searchtune.evaluation.examples import shorten
-from searchtune.evaluation.report import HEADLINE, Report
-from searchtune.evaluation.wording import metric_label
+from searchtune.evaluation.report import HEADLINE, Report, Slice
+from searchtune.evaluation.wording import metric_label, p_text
 
 Spec = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -24,8 +25,14 @@ ALL = "all"
 def page_charts(report: Report) -> dict[str, Spec]:
     """Every chart the report has data for, by the id of the element that shows it."""
     charts = {f"slice-{name}": chart for name, chart in _slice_charts(report).items()}
-    if report.headline is not None and report.headline.ties < report.headline.n:
-        charts["gains"] = _gains(report)
+    if report.pair is not None and any(row["gain"] for row in gain_rows(report)):
+        charts["gains"] = _gains(report, *report.pair)
+    for number, bins in enumerate(report.breakdown.values()):
+        rows = bin_rows(report, bins) if len(bins) > 1 else []  # one bin says what the means say
+        if rows:
+            charts[f"kind-{number}"] = _bins(rows, pair_names(report)[0])
+    if report.recall_curve:
+        charts["recall"] = _recall(report)
     curve = [row for row in report.training.get("curve", []) if row.get("loss") is not None]
     dev = [row for row in report.training.get("curve", []) if row.get("dev") is not None]
     if curve:
@@ -57,7 +64,9 @@ def slice_rows(report: Report) -> Rows:
 
 def gain_rows(report: Report) -> Rows:
     """One row a query from the largest gain to the largest loss, thinned where there are very many."""
-    a, b = report.reference, report.tuned[0]
+    if report.pair is None:
+        return []
+    a, b = report.pair
     rows: Rows = [
         {
             "query": shorten(query.text, 140),
@@ -71,6 +80,105 @@ def gain_rows(report: Report) -> Rows:
     ]
     rows.sort(key=lambda row: (-row["gain"], row["slice"], row["id"]))
     return [{"rank": rank, **row} for rank, row in enumerate(_thin(rows, MOST_BARS), start=1)]
+
+
+def pair_names(report: Report) -> list[str]:
+    """Every compared pair as `base → tuned`, the one that charts set against each other first."""
+    compared = [(it.a, it.b) for it in report.comparisons if it.metric == HEADLINE]
+    if report.pair is not None:
+        a, b = report.pair
+        compared = [(a, b), *(pair for pair in compared if pair not in ((a, b), (b, a)))]
+    return [f"{a} → {b}" for a, b in compared]
+
+
+def bin_rows(report: Report, bins: Mapping[str, Slice]) -> Rows:
+    """One row for every bin and compared pair; without an interval, the change stands for it."""
+    rows: Rows = []
+    for name, part in bins.items():
+        for it in part.comparisons:
+            told = it.flipped() if (it.b, it.a) == report.pair else it
+            if not told.n:
+                continue
+            finding = ("gain" if told.delta > 0 else "loss") if told.significant else "within chance"
+            rows.append(
+                {
+                    "bin": f"{shorten(name, 40)} ({told.n:,})",
+                    "pair": f"{told.a} → {told.b}",
+                    "finding": finding,
+                    "change": told.delta,
+                    "low": told.low if told.n > 1 else told.delta,
+                    "high": told.high if told.n > 1 else told.delta,
+                    "p": p_text(told.p_holm),
+                    "before": part.estimate(told.a).mean,
+                    "after": part.estimate(told.b).mean,
+                    "n": told.n,
+                }
+            )
+    return rows
+
+
+def _bins(rows: Rows, first: str) -> Spec:
+    """The change of every bin with its interval, beside a line at no change."""
+    order = list(dict.fromkeys(row["bin"] for row in rows))
+    shown = _chart().transform_filter("datum.pair === pair")
+    marks = shown.encode(
+        y=alt.Y("bin:N", sort=order, title=None, axis=alt.Axis(labelLimit=190)),
+        color=alt.Color("finding:N", scale=alt.Scale(domain=["gain", "loss", "within chance"]), legend=None),
+        tooltip=[
+            alt.Tooltip("bin:N", title="queries"),
+            alt.Tooltip("change:Q", format="+.3f"),
+            alt.Tooltip("low:Q", format="+.3f", title="95% from"),
+            alt.Tooltip("high:Q", format="+.3f", title="95% to"),
+            alt.Tooltip("p:N", title="corrected"),
+            alt.Tooltip("finding:N"),
+            alt.Tooltip("before:Q", format=".3f"),
+            alt.Tooltip("after:Q", format=".3f"),
+        ],
+    )
+    scale = alt.Scale(zero=True, padding=8)
+    axis = alt.Axis(format="+.2f", tickCount=4, labelOverlap="greedy")
+    layers = [
+        shown.mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False).encode(
+            x=alt.XDatum(0, type="quantitative", scale=scale)
+        ),
+        marks.mark_rule(strokeWidth=3, strokeCap="round", opacity=0.55).encode(
+            x=alt.X("low:Q", scale=scale, title=None, axis=axis), x2="high:Q"
+        ),
+        marks.mark_point(filled=True, size=95, opacity=1).encode(x=alt.X("change:Q", scale=scale)),
+    ]
+    pair = alt.param(name="pair", value=first)
+    chart = alt.layer(*layers).add_params(pair).properties(width="container", height=30 * len(order))
+    return _spec(chart, rows, f"Change in {metric_label(HEADLINE)} by kind of query, with 95% intervals")
+
+
+def recall_rows(report: Report) -> Rows:
+    """Recall of every system at each rank to 20, then at every fifth."""
+    return [
+        {"system": name, "k": k, "recall": value}
+        for name, curve in report.recall_curve.items()
+        for k, value in enumerate(curve, start=1)
+        if k <= 20 or k % 5 == 0
+    ]
+
+
+def _recall(report: Report) -> Spec:
+    names = list(report.recall_curve)
+    legend = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeWidth=2)
+    ranks = [1, 2, 5, 10, 20, 50, 100]
+    base = _chart().encode(
+        x=alt.X(
+            "k:Q", title="rank k", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=ranks, format="d")
+        ),
+        y=alt.Y("recall:Q", title="mean recall", scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f")),
+        color=alt.Color("system:N", sort=names, scale=alt.Scale(domain=names), title=None, legend=legend),
+        tooltip=[alt.Tooltip("system:N"), alt.Tooltip("k:Q"), alt.Tooltip("recall:Q", format=".3f")],
+    )
+    line = base.mark_line(strokeWidth=2).encode(
+        strokeDash=alt.StrokeDash("system:N", sort=names, scale=alt.Scale(domain=names), title=None, legend=legend)
+    )
+    points = base.mark_point(filled=True, size=110, opacity=0, aria=False)
+    chart = alt.layer(line, points).properties(width="container", height=300)
+    return _spec(chart, recall_rows(report), "Mean recall by rank, one line a system")
 
 
 def _slice_charts(report: Report) -> dict[str, Spec]:
@@ -111,7 +219,7 @@ def _interval_plot(rows: Rows, name: str, order: list[str], reference: str) -> S
     return _spec(chart, rows, f"Mean and 95% interval of every system, {name} queries")
 
 
-def _gains(report: Report) -> Spec:
+def _gains(report: Report, before: str, after: str) -> Spec:
     label = metric_label(HEADLINE)
     rows = gain_rows(report)
     slices = [name for name in ("unseen", "seen", "unknown") if any(row["slice"] == name for row in rows)]
@@ -127,8 +235,8 @@ def _gains(report: Report) -> Spec:
             tooltip=[
                 alt.Tooltip("query:N"),
                 alt.Tooltip("gain:Q", format="+.3f"),
-                alt.Tooltip("before:Q", format=".3f", title=report.reference),
-                alt.Tooltip("after:Q", format=".3f", title=report.tuned[0]),
+                alt.Tooltip("before:Q", format=".3f", title=before),
+                alt.Tooltip("after:Q", format=".3f", title=after),
                 alt.Tooltip("slice:N"),
                 alt.Tooltip("id:N"),
             ],

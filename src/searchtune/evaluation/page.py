@@ -15,11 +15,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from searchtune.evaluation import wording
-from searchtune.evaluation.charts import ALL, MOST_BARS, page_charts
+from searchtune.evaluation.charts import ALL, MOST_BARS, page_charts, pair_names
+from searchtune.evaluation.explorer import PLACE, explorer_data, rankings_script, script_json
 from searchtune.evaluation.report import HEADLINE, Report
 from searchtune.evaluation.verdict import Outcome, outcome, verdict
 from searchtune.storage.atomic import write_text
 
+LIMIT = 8_000_000
+"""Bytes that a page takes at most; rankings are cut to what the rest leaves."""
 _BADGES = {
     Outcome.GAIN: ("good", "Gain holds"),
     Outcome.SEEN_ONLY: ("bad", "Gain lives only in seen queries"),
@@ -29,6 +32,8 @@ _BADGES = {
     Outcome.NO_GAIN: ("neutral", "Tuning did not help"),
     Outcome.HARM: ("bad", "Tuning made it worse"),
     Outcome.TOO_FEW: ("neutral", "Too few queries"),
+    Outcome.LEADS: ("good", "One system leads"),
+    Outcome.LEVEL: ("neutral", "No clear winner"),
     Outcome.NOT_COMPARED: ("neutral", "Nothing to compare"),
 }
 _SLICES = {
@@ -44,7 +49,7 @@ def render_page(report: Report) -> str:
     tone, badge = _BADGES[outcome(report)]
     headline, *reasons = verdict(report)
     charts = page_charts(report)
-    return (
+    frame = (
         _environment()
         .get_template("page.html.j2")
         .render(
@@ -54,15 +59,19 @@ def render_page(report: Report) -> str:
             headline=headline,
             reasons=reasons,
             charts=charts,
-            parts={ALL: report, **report.slices},
+            parts={ALL: report, **report.slices} if report.tuned else {ALL: report},
+            pairs=pair_names(report),
+            has_kinds=any(name.startswith("kind-") for name in charts),
             slice_notes=_SLICES,
             headline_metric=HEADLINE,
             most_bars=MOST_BARS,
             facts_of_training=_facts(report.training),
-            cost_columns=list(dict.fromkeys(key for row in report.costs.values() for key in row)),
+            cost_columns=cost_columns(report.costs),
+            explorer=explorer_data(report),
             vega=_vega() if charts else "",
         )
     )
+    return frame.replace(PLACE, rankings_script(report, LIMIT - len(frame.encode())), 1)
 
 
 def write_page(report: Report, path: Path) -> None:
@@ -83,9 +92,12 @@ def _environment() -> Environment:
         figure=wording.figure,
         signed=wording.signed,
         p_text=wording.p_text,
+        bare_p=wording.bare_p,
+        corrected_p=wording.corrected_p,
         interval=wording.interval,
         metric_label=wording.metric_label,
         queries=wording.queries,
+        script_json=script_json,
         words=_words,
         value=_value,
     )
@@ -99,6 +111,11 @@ def _vega() -> Markup:
 
     bundle = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
     return Markup(bundle.replace("</script", "<\\/script"))
+
+
+def cost_columns(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The keys of all costs, in order, without what has a table of its own."""
+    return [key for key in dict.fromkeys(key for row in costs.values() for key in row) if key != "exact_loss"]
 
 
 def _facts(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,11 +85,32 @@ class Comparison(Part):
     losses: int
     mde: Figure
     """The smallest true difference that this many queries would show with 80% power."""
+    p_holm: Figure = math.nan
+    """`p_value` corrected for the number of comparisons made at once (Holm); NaN in reports that did not correct."""
+    p_t: Figure = math.nan
+    """Two-sided p-value of the paired t-test."""
+    effect_size: Figure = math.nan
+    """Cohen's d_z: the mean difference in standard deviations of the differences."""
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is beyond chance at 5%."""
-        return self.p_value < 0.05
+        """Whether the difference is beyond chance at 5%, by the corrected p-value where there is one."""
+        return (self.p_value if math.isnan(self.p_holm) else self.p_holm) < 0.05
+
+    def flipped(self) -> Comparison:
+        """The same comparison told from `b` to `a`."""
+        return self.model_copy(
+            update={
+                "a": self.b,
+                "b": self.a,
+                "delta": -self.delta,
+                "low": -self.high,
+                "high": -self.low,
+                "wins": self.losses,
+                "losses": self.wins,
+                "effect_size": -self.effect_size,
+            }
+        )
 
 
 class Slice(Part):
@@ -108,9 +129,16 @@ class Slice(Part):
         return max((mean for mean in means if not math.isnan(mean)), default=math.nan)
 
     def comparison(self, a: str, b: str, metric: str = HEADLINE) -> Comparison | None:
-        """The comparison of `a` with `b`, or None where it was not made."""
-        wanted = (item for item in self.comparisons if (item.a, item.b, item.metric) == (a, b, metric))
-        return next(wanted, None)
+        """The comparison from `a` to `b`, turned round where it was made from `b` to `a`, None where not made."""
+        found = {(item.a, item.b): item for item in self.comparisons if item.metric == metric}
+        if (a, b) in found:
+            return found[a, b]
+        return found[b, a].flipped() if (b, a) in found else None
+
+    def ranked(self, metric: str = HEADLINE) -> list[str]:
+        """The systems that have a mean here, best first; of equal ones the first shown."""
+        named = {name: item.metrics[metric].mean for name, item in self.systems.items()}
+        return sorted((name for name in named if not math.isnan(named[name])), key=lambda name: -named[name])
 
 
 class QueryScores(Part):
@@ -120,6 +148,42 @@ class QueryScores(Part):
     text: str
     slice: SliceName
     scores: dict[str, float]
+    bins: dict[str, list[str]] = {}
+    """By kind of the breakdown: the bins that hold the query, several only for tags."""
+
+
+class Card(Part):
+    """A document as rankings show it."""
+
+    id: str
+    title: str
+    snippet: str
+
+
+class RankedQuery(Part):
+    """What every system ranked on top for one query; documents are positions into `Rankings.cards`."""
+
+    top: dict[str, list[int]]
+    """System -> its first documents, best first."""
+    grades: dict[int, int]
+    """The labels of the documents shown; one without a label was not judged."""
+    relevant: list[int]
+    """The first relevant documents, highest grade first."""
+    ranks: dict[str, list[int | None]]
+    """System -> the rank it gave each of `relevant`, counted from 1; None where it is not in the run."""
+
+
+class Rankings(Part):
+    """The top of every system's ranking for the judged queries, those that differ most between systems first."""
+
+    min_grade: int
+    snippet: int
+    """Characters to which snippets were cut."""
+    left_out: int
+    """Judged queries whose rankings found no room."""
+    cards: list[Card]
+    queries: dict[str, RankedQuery]
+    """By query id."""
 
 
 class Hit(Part):
@@ -181,16 +245,34 @@ class Report(Slice):
     training: dict[str, Any]
     costs: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
+    fingerprint: str = ""
+    """SHA-256 of the collection; empty in reports that did not keep it."""
+    breakdown: dict[str, dict[str, Slice]] = {}
+    """The headline metric by kind of slice and bin: what queries gain, and which lose (see `evaluation.slices`)."""
+    recall_curve: dict[str, list[float]] = {}
+    """System -> mean recall at rank 1, 2, ..., as deep as its run goes."""
+    rankings: Rankings | None = None
 
     @property
     def candidates(self) -> set[str]:
         """The systems that hold something tuned: those that are compared with a reference."""
-        return {it.b for it in self.comparisons}
+        return {it.b for it in self.comparisons} if self.tuned else set()
 
     @property
     def headline(self) -> Comparison | None:
         """The reference against the first tuned system on the headline metric over all queries."""
         return self.comparison(self.reference, self.tuned[0]) if self.tuned else None
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The two systems that charts set against each other; None where there is one system only.
+
+        The reference and the first tuned system. Where nothing was tuned: the reference and the best other system.
+        """
+        if self.tuned:
+            return self.reference, self.tuned[0]
+        others = [name for name in self.ranked() if name != self.reference]
+        return (self.reference, others[0]) if others else None
 
 
 def write_report(report: Report, path: Path) -> None:

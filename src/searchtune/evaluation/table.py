@@ -1,7 +1,12 @@
-"""A report as a table for the terminal."""
+"""A report as a table: for the terminal, as Markdown and as LaTeX.
+
+In Markdown ▲ and ▼, in LaTeX † and ‡ mark a mean above or below the reference's beyond chance, by the
+corrected p-value.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rich import box
@@ -9,9 +14,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from searchtune.errors import ConfigError, did_you_mean
 from searchtune.evaluation.report import Report, Slice
 from searchtune.evaluation.verdict import verdict
-from searchtune.evaluation.wording import figure, interval, metric_label
+from searchtune.evaluation.wording import figure, interval, metric_label, queries
+
+ALL = "all"
+_LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "−": "$-$",
+    "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
+}
 
 
 def show_report(report: Report, console: Console) -> None:
@@ -44,7 +65,8 @@ def _table(report: Report) -> Table:
     table.add_column("system", no_wrap=True)
     for metric in report.metrics:
         table.add_column(metric_label(metric), justify="right", no_wrap=True)
-    parts: Mapping[str, Slice] = {"all": report, **report.slices}
+    slices = report.slices if report.tuned else {}  # without training no query is seen
+    parts: Mapping[str, Slice] = {ALL: report, **slices}
     for name, part in parts.items():
         table.add_section()
         table.add_row(Text(f"{name} ({part.n:,})", style="dim"))
@@ -68,3 +90,94 @@ def _add_systems(table: Table, report: Report, part: Slice) -> None:
 def _short(text: str) -> str:
     """Figures in four characters, which a terminal of 84 columns has room for: `.646`, `1.00`."""
     return text.replace("0.", ".").replace("1.000", "1.00")
+
+
+def mark(report: Report, part: Slice, system: str, metric: str) -> str:
+    """`▲` or `▼` where the system differs from the reference beyond chance on these queries, otherwise nothing."""
+    found = part.comparison(report.reference, system, metric) if system != report.reference else None
+    if found is None or not found.significant:
+        return ""
+    return "▲" if found.delta > 0 else "▼"
+
+
+def markdown_table(report: Report, part: str = ALL) -> str:
+    """Every system's means with their 95% intervals as a Markdown table, best in bold. `part` names a slice."""
+    found = _part(report, part)
+    head = ["system", *(metric_label(metric) for metric in report.metrics)]
+    rows = [
+        [
+            _markdown(name),
+            *(_markdown_cell(report, found, name, metric) for metric in report.metrics),
+        ]
+        for name in found.systems
+    ]
+    lines = [head, ["---", *["---:"] * len(report.metrics)], *rows]
+    note = _note(report, found, part, marks="▲▼")
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", _markdown(note), ""])
+
+
+def latex_table(report: Report, part: str = ALL) -> str:
+    """The same as a LaTeX table that needs the package booktabs."""
+    found = _part(report, part)
+    head = " & ".join(["System", *(_latex(metric_label(metric)) for metric in report.metrics)])
+    rows = [
+        " & ".join([_latex(name), *(_latex_cell(report, found, name, metric) for metric in report.metrics)])
+        for name in found.systems
+    ]
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_latex(_note(report, found, part, marks='†‡'))}}}",
+            f"\\begin{{tabular}}{{l{'r' * len(report.metrics)}}}",
+            "\\toprule",
+            f"{head} \\\\",
+            "\\midrule",
+            *(f"{row} \\\\" for row in rows),
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+def _part(report: Report, name: str) -> Slice:
+    parts: dict[str, Slice] = {ALL: report, **report.slices}
+    if name not in parts:
+        raise ConfigError(f"the report has no slice {name!r}{did_you_mean(name, parts)}")
+    return parts[name]
+
+
+def _note(report: Report, part: Slice, name: str, *, marks: str) -> str:
+    which = "" if name == ALL else name
+    better, worse = marks
+    return (
+        f"{report.collection}, {report.split}, {queries(part.n, which)}. In parentheses: 95% bootstrap interval. "
+        f"{better} better and {worse} worse than {report.reference}: paired randomisation test, 5%, Holm-corrected."
+    )
+
+
+def _markdown_cell(report: Report, part: Slice, system: str, metric: str) -> str:
+    estimate = part.estimate(system, metric)
+    mean = figure(estimate.mean)
+    shown = f"**{mean}**" if estimate.n and mean == figure(part.best(metric)) else mean
+    return f"{shown}{mark(report, part, system, metric)} ({interval(estimate)})"
+
+
+def _latex_cell(report: Report, part: Slice, system: str, metric: str) -> str:
+    estimate = part.estimate(system, metric)
+    mean = _latex(figure(estimate.mean))
+    shown = f"\\textbf{{{mean}}}" if estimate.n and figure(estimate.mean) == figure(part.best(metric)) else mean
+    sign = {"▲": "$^{\\dagger}$", "▼": "$^{\\ddagger}$", "": ""}[mark(report, part, system, metric)]
+    return f"{shown}{sign} {{\\small ({_latex(interval(estimate))})}}"
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown, tables included, shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))
+
+
+def _latex(text: str) -> str:
+    """Text that LaTeX shows as it is."""
+    return "".join(_LATEX.get(char, char) for char in " ".join(text.split()))

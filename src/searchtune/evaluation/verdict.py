@@ -1,15 +1,28 @@
 """What a report means, in plain words: did tuning help, can that be believed, and is it learning or memory?
 
 A system that has seen a query's answer during training may have memorised it. So a gain counts as learning only where
-it holds on `unseen` queries; one that lives only in `seen` queries is called that.
+it holds on `unseen` queries; one that lives only in `seen` queries is called that. Where nothing was tuned, the verdict
+says which system is best, and from which of the others it can be told apart.
 """
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 from searchtune.evaluation.report import HEADLINE, Comparison, Report
-from searchtune.evaluation.wording import change, figure, metric_label, queries, signed
+from searchtune.evaluation.wording import (
+    belief,
+    change,
+    figure,
+    interval,
+    listed,
+    metric_label,
+    p_text,
+    queries,
+    signed,
+    strength,
+)
 
 
 class Outcome(StrEnum):
@@ -31,8 +44,12 @@ class Outcome(StrEnum):
     """Worse, beyond chance."""
     TOO_FEW = "too few"
     """Fewer than two queries."""
+    LEADS = "leads"
+    """Nothing was tuned; one system is ahead of every other, beyond chance."""
+    LEVEL = "level"
+    """Nothing was tuned; the best system cannot be told apart from at least one other."""
     NOT_COMPARED = "not compared"
-    """No tuned system."""
+    """Nothing was tuned, and no two systems were compared."""
 
 
 _HEADLINES = {
@@ -54,7 +71,7 @@ def outcome(report: Report) -> Outcome:
     """Judge the first tuned system against the reference by the headline metric, at 5%."""
     headline = report.headline
     if headline is None:
-        return Outcome.NOT_COMPARED
+        return _untuned_outcome(report)
     if headline.n < 2:
         return Outcome.TOO_FEW
     if not headline.significant:
@@ -62,6 +79,15 @@ def outcome(report: Report) -> Outcome:
     if headline.delta < 0:
         return Outcome.HARM
     return _origin(report, headline)
+
+
+def _untuned_outcome(report: Report) -> Outcome:
+    against = _against_best(report)
+    if not against:
+        return Outcome.NOT_COMPARED
+    if report.n < 2:
+        return Outcome.TOO_FEW
+    return Outcome.LEADS if all(it.significant for it in against) else Outcome.LEVEL
 
 
 def _origin(report: Report, headline: Comparison) -> Outcome:
@@ -81,13 +107,15 @@ def verdict(report: Report) -> list[str]:
     """Sentences, the most important one first."""
     headline = report.headline
     if headline is None:
-        return [f"Nothing was tuned, so there is nothing to compare with {report.reference}.", *_warnings(report)]
+        return [*_untuned(report), *_breakdown(report), *_warnings(report)]
     return [
         _headline(outcome(report), report, headline),
         _measured(report, headline),
+        *_credence(headline),
         *_power(headline),
         *_slices(report, headline),
         *_further(report, headline),
+        *_breakdown(report),
         *_warnings(report),
     ]
 
@@ -103,6 +131,78 @@ def _measured(report: Report, it: Comparison) -> str:
         f"{metric_label(HEADLINE)} went from {figure(before)} ({it.a}) to {figure(after)} ({it.b}): {change(it)}; "
         f"{it.wins} of {queries(it.n)} better, {it.ties} the same, {it.losses} worse."
     )
+
+
+def _credence(it: Comparison) -> list[str]:
+    """Whether the headline difference can be believed, by two tests, and how large it is beside its own spread."""
+    if it.n < 2 or it.ties == it.n or math.isnan(it.p_t):
+        return []
+    size = (
+        "" if math.isnan(it.effect_size) else f"; effect size d = {signed(it.effect_size)} ({strength(it.effect_size)})"
+    )
+    return [f"Can it be believed? It is {belief(it)} (paired t-test: {p_text(it.p_t)}{size})."]
+
+
+def _untuned(report: Report) -> list[str]:
+    """Which system is best, and against which others that can be believed."""
+    ranked = report.ranked()
+    label = metric_label(HEADLINE)
+    against = _against_best(report)
+    if not against:
+        only = ranked[0] if ranked else report.reference
+        estimate = report.estimate(only)
+        return [
+            f"Nothing was tuned, so there is nothing to compare with {report.reference}.",
+            f"{label} of {only} is {figure(estimate.mean)} (95% interval {interval(estimate)}) on {queries(report.n)}.",
+        ]
+    best = ranked[0]
+    level = [it.a for it in against if not it.significant]
+    if report.n < 2:
+        head = f"{queries(report.n)} cannot show which system is better."
+    elif not level:
+        head = f"{best} is the best system here, beyond chance."
+    elif len(level) < len(against):
+        head = f"{best} is ahead, but {queries(report.n)} cannot tell it apart from {listed(level)}."
+    else:
+        head = f"No system is better than the others beyond chance; {best} has the highest mean."
+    means = ", ".join(f"{name} {figure(report.estimate(name).mean)}" for name in ranked)
+    hidden = [figure(it.mde) for it in against if not it.significant and not math.isnan(it.mde)]
+    power = [f"True differences below about {max(hidden)} would stay hidden on {queries(report.n)}."] if hidden else []
+    return [
+        head,
+        f"Nothing was tuned: the systems are compared as they are. {label}: {means}.",
+        *(f"{best} against {it.a}: {change(it)}: {belief(it)}." for it in against),
+        *power,
+    ]
+
+
+def _against_best(report: Report) -> list[Comparison]:
+    """The best system compared with every other, the nearest first."""
+    best, *rest = report.ranked() or [report.reference]
+    found = (report.comparison(name, best) for name in rest)
+    return [it for it in found if it is not None and it.n]
+
+
+def _breakdown(report: Report) -> list[str]:
+    """At most one sentence: a kind of query that loses beyond chance, else the one where the gain is largest."""
+    pair = report.pair
+    if pair is None:
+        return []
+    found = [
+        (it, kind, name)
+        for kind, bins in report.breakdown.items()
+        if len(bins) > 1
+        for name, part in bins.items()
+        if (it := part.comparison(*pair)) is not None and it.significant
+    ]
+    hurt = min(found, key=lambda item: item[0].delta, default=None)
+    if hurt is not None and hurt[0].delta < 0:
+        it, kind, name = hurt
+        return [f"It hurts on {queries(it.n)} of one kind ({kind}: {name}): {it.b} against {it.a} {change(it)}."]
+    if not found:
+        return []
+    it, kind, name = max(found, key=lambda item: item[0].delta)
+    return [f"Most is gained on {queries(it.n)} of one kind ({kind}: {name}): {it.b} against {it.a} {change(it)}."]
 
 
 def _power(it: Comparison) -> list[str]:
@@ -148,11 +248,27 @@ def _further(report: Report, headline: Comparison) -> list[str]:
     """One sentence for every other comparison, and one where an untuned system is ahead."""
     others = [it for it in report.comparisons if it.metric == HEADLINE and it != headline and it.n]
     sentences = [f"{it.b} against {it.a}: {change(it)}{_there(_on(report, 'unseen', it))}." for it in others]
+    if len(report.tuned) > 1:
+        sentences.insert(0, _among_tuned(report, headline))
     rivals = [name for name in report.systems if name not in report.candidates]
     best = max(rivals, key=lambda name: report.estimate(name).mean, default=None)
     if best is not None and (lead := report.estimate(best).mean - report.estimate(headline.b).mean) > 0:
         sentences.append(f"{best}, which is not tuned, is ahead of {headline.b} by {signed(lead)}.")
     return sentences
+
+
+def _among_tuned(report: Report, headline: Comparison) -> str:
+    """What the verdict speaks of where several systems were tuned, and which of them are better beyond chance."""
+    tuned = [it for name in report.tuned if (it := report.comparison(report.reference, name)) is not None]
+    better = [it.b for it in tuned if it.significant and it.delta > 0]
+    best = max(tuned, key=lambda it: it.delta).b
+    told = (
+        f"better than {report.reference} beyond chance: {listed(better)}" if better else "none is better beyond chance"
+    )
+    return (
+        f"The verdict speaks of {headline.b}, the first of {len(tuned)} tuned systems; {told}; "
+        f"the highest mean is that of {best}. P-values are corrected for their number."
+    )
 
 
 def _there(unseen: Comparison | None) -> str:

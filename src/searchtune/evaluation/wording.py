@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from searchtune.evaluation.report import Comparison
 from searchtune.metrics.ranking import parse_metric
@@ -45,11 +46,49 @@ def interval(estimate: Estimate) -> str:
 
 
 def change(comparison: Comparison) -> str:
-    """`+0.144 (95% interval +0.110 to +0.180, p < 0.001)`."""
+    """`+0.144 (95% interval +0.110 to +0.180, p = 0.012, 0.024 corrected)`."""
+    p_value = p_text(comparison.p_value)
+    if corrected_p(comparison) != (raw := bare_p(comparison.p_value)) and raw != NO_FIGURE:
+        p_value += f", {corrected_p(comparison)} corrected"
     if math.isnan(comparison.low):
-        return f"{signed(comparison.delta)} ({p_text(comparison.p_value)})"
+        return f"{signed(comparison.delta)} ({p_value})"
     low, high = signed(comparison.low), signed(comparison.high)
-    return f"{signed(comparison.delta)} (95% interval {low} to {high}, {p_text(comparison.p_value)})"
+    return f"{signed(comparison.delta)} (95% interval {low} to {high}, {p_value})"
+
+
+def bare_p(p_value: float) -> str:
+    """`< 0.001`, `0.032`, or a dash."""
+    if math.isnan(p_value):
+        return NO_FIGURE
+    return p_text(p_value).removeprefix("p = ").removeprefix("p ")
+
+
+def corrected_p(comparison: Comparison) -> str:
+    """The p-value corrected with Holm's method as `bare_p` writes it; the raw one where nothing was corrected."""
+    return bare_p(comparison.p_value if math.isnan(comparison.p_holm) else comparison.p_holm)
+
+
+def belief(comparison: Comparison) -> str:
+    """Whether the difference can be believed: `a difference to believe`, `within chance`, or in between."""
+    if comparison.n < 2:
+        return "too few queries to believe anything"
+    if not comparison.significant:
+        return "within chance, not to be believed"
+    if comparison.p_t >= 0.05:  # NaN where no t-test was made
+        return f"beyond chance by one test only (t-test: {p_text(comparison.p_t)}), to be believed with care"
+    return "a difference to believe"
+
+
+def strength(effect: float) -> str:
+    """Cohen's words for a standardised difference: negligible below 0.2, small, medium, large from 0.8 on."""
+    size = abs(effect)
+    words = ((0.2, "negligible"), (0.5, "small"), (0.8, "medium"))
+    return next((word for limit, word in words if size < limit), "large")
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def queries(n: int, which: str = "") -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from searchtune.data.collection import build_collection
-from searchtune.data.leakage import find_leaks, positives, residual, seen_mask
+from searchtune.data.leakage import find_leaks, positives, residual, seen_mask, shared_documents
 from searchtune.errors import LeakError
 
 LONG = (
@@ -96,3 +96,38 @@ def test_residual_of_nothing_seen_keeps_labels_and_drops_the_hopeless(c):
     left = residual(c.split("test"), np.array([], dtype=np.int64))
     assert [c.query_ids[q] for q in left.queries] == ["a4", "b1", "b2", "b3"]
     assert left.grades.tolist().count(0) == 1
+
+
+@pytest.fixture
+def copied():
+    """d1 of train stands in the test as d2, a near copy, and as d3, which train has too; d4 is shared by id."""
+    text = " ".join(f"word{i}" for i in range(40))
+    documents = {
+        "d1": ("", text), "d2": ("", text.replace("word7 ", "changed ")), "d3": ("", text.upper()), "d4": ("", "shared"),
+        "d5": ("", text + " low"), "d6": ("", "")}  # fmt: skip
+    train = [("a1", "d1", 1), ("a1", "d4", 1), ("a2", "d3", 1), ("a2", "d6", 1)]
+    test = [("b1", "d2", 1), ("b1", "d3", 1), ("b2", "d4", 1), ("b2", "d5", 0)]
+    queries = {"a1": "first", "a2": "second", "b1": "third", "b2": "fourth"}
+    return build_collection("copied", documents, queries, {"train": train, "test": test})
+
+
+def test_copied_answers_leak_under_other_ids(copied):
+    report = find_leaks(copied, copied.split("train"), copied.split("test"))
+    assert report.leaks == ()
+    pairs = [(copied.doc_ids[leak.train], copied.doc_ids[leak.test]) for leak in report.documents]
+    assert pairs == [("d1", "d2"), ("d3", "d2")]  # d3 itself is shared by id, d5 is not relevant
+    with pytest.raises(LeakError, match=r"^1 relevant test documents are, under another id, .*\n.*'d1' / test 'd2'"):
+        report.raise_if_any()
+
+
+def test_copied_answers_can_be_taken_out(copied):
+    train, test = copied.split("train"), copied.split("test")
+    cleaned = find_leaks(copied, train, test).without_leaks(train)
+    assert [copied.doc_ids[i] for i in cleaned.docs] == ["d4", "d6"]
+    find_leaks(copied, cleaned, test).raise_if_any()
+
+
+def test_shared_documents_are_counted_not_raised(copied):
+    shared = shared_documents(copied, copied.split("train"), copied.split("test"))
+    assert (shared.queries, shared.judged, shared.documents) == (2, 2, 2)
+    assert shared.describe() == "2 of 2 test queries share a relevant document with train (2 documents)"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from tests.unit.evaluation.made_up import made_up_collection, made_up_evidence, made_up_run
 
 from searchtune.errors import ConfigError, DataError
@@ -50,6 +51,7 @@ def test_json_has_the_promised_shape_and_reads_back(report: Report, tmp_path: Pa
     assert list(data["systems"]["base"]["metrics"]) == list(METRICS)
     assert set(data["systems"]["base"]["metrics"]["ndcg@10"]) == {"mean", "low", "high", "n"}
     keys = {"a", "b", "metric", "delta", "low", "high", "n", "p_value", "wins", "ties", "losses", "mde"}
+    keys |= {"p_holm", "p_t", "effect_size"}
     assert all(set(item) == keys for item in data["comparisons"])
     assert [(it["a"], it["b"]) for it in data["comparisons"][::4]] == [("base", "tuned"), ("hybrid", "tuned+bm25")]
     assert list(data["slices"]) == ["unseen", "seen", "residual"]
@@ -139,8 +141,10 @@ def test_one_query_and_one_document(tmp_path: Path) -> None:
 
 def test_nothing_tuned(evidence: Evidence) -> None:
     report = build(replace(evidence, tuned=(), pairs=()))
-    assert report.comparisons == []
+    assert len(report.comparisons) == 10 * len(METRICS)  # every pair of five systems
     assert report.headline is None
+    assert report.candidates == set()
+    assert report.pair == ("base", max(set(report.systems) - {"base"}, key=lambda it: report.estimate(it).mean))
     assert report.examples is None
 
 
@@ -193,3 +197,60 @@ def test_plain_takes_what_provenance_may_hold() -> None:
         "n": None,
     }
     assert plain(given) == {"a": 0.5, "1": [2, None], "p": "x", "t": True, "arr": [0, 1], "n": None}
+
+
+def test_p_values_are_corrected_and_seconded(evidence: Evidence, report: Report) -> None:
+    base, tuned = (score(evidence.runs[name], evidence.qrels, METRICS)["ndcg@10"] for name in ("base", "tuned"))
+    found = report.comparison("base", "tuned")
+    assert found is not None
+    family = [it.p_value for it in report.comparisons if it.metric == "ndcg@10"]
+    assert found.p_holm == pytest.approx(min(2 * min(family), 1) if found.p_value == min(family) else max(family))
+    assert found.p_t == pytest.approx(stats.ttest_rel(tuned, base).pvalue)
+    assert found.effect_size == pytest.approx((tuned - base).mean() / (tuned - base).std(ddof=1))
+    again = report.comparison("tuned", "base")
+    assert again is not None
+    assert (again.delta, again.low, again.high, again.wins) == (-found.delta, -found.high, -found.low, found.losses)
+    assert report.comparison("bm25", "base") is None
+
+
+def test_breakdown_scores_every_bin(evidence: Evidence, report: Report) -> None:
+    assert list(report.breakdown) == ["query length", "relevant documents", "words shared with the answer"]
+    lengths = report.breakdown["query length"]
+    assert sum(part.n for part in lengths.values()) == report.n
+    raw = [part.comparisons[0].p_value for part in lengths.values()]
+    judged = [part.comparisons[0].p_holm for part in lengths.values()]
+    assert min(judged) == pytest.approx(min(1, min(raw) * len(raw)))
+    first = next(iter(lengths))
+    inside = [i for i, row in enumerate(report.per_query) if first in row.bins["query length"]]
+    values = score(evidence.runs["tuned"], evidence.qrels, ["ndcg@10"])["ndcg@10"]
+    assert lengths[first].estimate("tuned").mean == pytest.approx(values[inside].mean())
+
+
+def test_tags_make_slices_of_their_own(evidence: Evidence) -> None:
+    report = build(replace(evidence, tags={"q0000": ["urgent"], "q0001": ["urgent", "tax"]}))
+    assert {name: part.n for name, part in report.breakdown["tag"].items()} == {"urgent": 2, "tax": 1, "(untagged)": 78}
+    assert math.isnan(report.breakdown["tag"]["tax"].estimate("tuned").low)
+
+
+def test_recall_curve_agrees_with_the_metric(report: Report) -> None:
+    for name, curve in report.recall_curve.items():
+        assert len(curve) == 100
+        assert curve[9] == pytest.approx(report.estimate(name, "recall@10").mean, abs=1e-6)
+        assert curve == sorted(curve)
+
+
+def test_reports_of_before_still_load(report: Report, tmp_path: Path) -> None:
+    data = as_json(report, tmp_path)
+    for key in ("breakdown", "recall_curve", "rankings", "fingerprint"):
+        del data[key]
+    for row in data["per_query"]:
+        del row["bins"]
+    for part in (data, *data["slices"].values()):
+        for item in part["comparisons"]:
+            del item["p_holm"], item["p_t"], item["effect_size"]
+    (tmp_path / "old.json").write_text(json.dumps(data), encoding="utf-8")
+    old = read_report(tmp_path / "old.json")
+    assert old.breakdown == {}
+    assert old.rankings is None
+    assert old.headline is not None
+    assert old.headline.significant == (old.headline.p_value < 0.05)

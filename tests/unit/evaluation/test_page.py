@@ -12,7 +12,7 @@ import pytest
 from markupsafe import Markup
 from tests.unit.evaluation.made_up import made_up_collection, made_up_evidence, made_up_run
 
-from searchtune.evaluation import Evidence, build_report, page
+from searchtune.evaluation import Evidence, build_report, explorer, page
 from searchtune.evaluation.charts import MOST_BARS, gain_rows, page_charts
 from searchtune.evaluation.report import QueryScores
 
@@ -51,7 +51,11 @@ def evil_evidence() -> Evidence:
 
 
 def charts_of(html: str) -> dict:
-    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', html, re.DOTALL)
+    return data_of(html, "charts")
+
+
+def data_of(html: str, name: str) -> dict:
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', html, re.DOTALL)
     assert found is not None
     return json.loads(found.group(1))
 
@@ -59,7 +63,7 @@ def charts_of(html: str) -> dict:
 def test_everything_from_data_is_escaped() -> None:
     html = page.render_page(build_report(evil_evidence(), rounds=100))
     assert "<script>alert" not in html
-    assert html.count("<script") == html.count("</script>") == 3
+    assert html.count("<script") == html.count("</script>") == 6
     assert "&lt;script&gt;alert" in html
     assert all("<script>alert('x')</script>" in row["query"] for row in charts_of(html)["gains"]["data"]["values"])
 
@@ -72,7 +76,8 @@ def test_page_needs_no_network(html: str) -> None:
 
 def test_every_chart_has_its_place_and_vega_stands_once(html: str) -> None:
     charts = charts_of(html)
-    assert set(charts) == {"slice-all", "slice-unseen", "slice-seen", "slice-residual", "gains", "loss", "dev"}
+    slices = {"slice-all", "slice-unseen", "slice-seen", "slice-residual"}
+    assert set(charts) == {*slices, "gains", "loss", "dev", "recall", "kind-0"}
     assert all(html.count(f'id="{name}"') == 1 for name in charts)
     assert html.count("/* vega */") == 1
     assert all(chart["description"] for chart in charts.values())
@@ -113,3 +118,61 @@ def test_many_queries_are_thinned_but_keep_their_ends() -> None:
 def test_curve_without_dev_or_with_lost_loss() -> None:
     evidence = made_up_evidence(queries=30, docs=60, training={"curve": [{"step": 1, "loss": float("nan"), "lr": 0.1}]})
     assert {"loss", "dev"}.isdisjoint(page_charts(build_report(evidence, rounds=50)))
+
+
+def test_every_query_and_its_rankings_are_there() -> None:
+    evidence = made_up_evidence(queries=30, docs=60)
+    report = build_report(evidence, rounds=50)
+    html = page.render_page(report)
+    table, rankings = data_of(html, "queries"), data_of(html, "rankings")
+    assert [row["id"] for row in table["rows"]] == evidence.collection.query_ids
+    assert set(rankings["queries"]) == set(evidence.collection.query_ids)
+    assert (table["a"], table["b"], table["left_out"]) == ("base", "tuned", 0)
+    row = table["rows"][3]
+    assert {table["bins"][i][0] for i in row["bins"]} == set(report.breakdown)
+    first = rankings["queries"]["q0003"]
+    top = [rankings["cards"][card]["id"] for card in first["top"]["tuned"]]
+    assert top == [evidence.collection.doc_ids[doc] for doc in evidence.runs["tuned"].docs[3][:10]]
+    assert rankings["cards"][first["relevant"][0]]["id"] == "doc-0003"
+
+
+def test_a_large_page_is_cut_to_its_limit_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = build_report(made_up_evidence(queries=40, docs=60), rounds=50)
+    bare = len(page.render_page(report.model_copy(update={"rankings": None, "examples": None})).encode())
+    monkeypatch.setattr(page, "LIMIT", bare + 6_000)
+    html = page.render_page(report)
+    assert len(html.encode()) <= bare + 6_000
+    rankings = data_of(html, "rankings")
+    assert rankings["snippet"] == 0
+    assert 0 < rankings["left_out"] == 40 - len(rankings["queries"])
+    monkeypatch.setattr(explorer, "MOST_ROWS", 7)
+    html = page.render_page(report)
+    assert len(data_of(html, "queries")["rows"]) == 7
+    assert "The 7 queries that differ most between systems are listed; 33 queries are left out for size." in html
+
+
+def test_old_reports_show_their_examples() -> None:
+    report = build_report(made_up_evidence(queries=30, docs=60), rounds=50)
+    old = {"rankings": None, "breakdown": {}, "recall_curve": {}, "fingerprint": ""}
+    html = page.render_page(report.model_copy(update=old))
+    assert "Gained most" in html
+    assert data_of(html, "rankings") is None
+
+
+def test_untuned_suites_have_a_page_of_their_own() -> None:
+    evidence = made_up_evidence(queries=30, docs=60)
+    runs = {name: evidence.runs[name] for name in ("bm25", "base", "hybrid")}
+    bare = replace(evidence, runs=runs, reference="bm25", tuned=(), pairs=(), seen=None, residual=None, training={})
+    html = page.render_page(build_report(bare, rounds=50))
+    assert "Side by side" in html
+    assert "training never saw" not in html
+    assert "gains" in charts_of(html)
+    assert html.count('class="tile"') == 3
+
+
+def test_losses_against_exact_search_are_shown() -> None:
+    costs = {"hnsw": {"index_mb": 3.5, "exact_loss": {"ndcg@10": 0.0125}}}
+    html = page.render_page(build_report(made_up_evidence(queries=30, docs=60, costs=costs), rounds=50))
+    assert "Lost against exact search" in html
+    assert "ndcg@10 <b>0.0125</b>" in html
+    assert "exact loss" not in html

@@ -142,7 +142,10 @@ def test_one_query() -> None:
 def test_nothing_tuned() -> None:
     found = report(part())
     assert outcome(found) is Outcome.NOT_COMPARED
-    assert verdict(found) == ["Nothing was tuned, so there is nothing to compare with base."]
+    assert verdict(found) == [
+        "Nothing was tuned, so there is nothing to compare with base.",
+        "nDCG@10 of base is 0.500 (95% interval 0.480–0.520) on 0 queries.",
+    ]
 
 
 def test_untuned_rival_ahead_and_further_pairs_are_told() -> None:
@@ -173,3 +176,79 @@ def test_missing_queries_are_told() -> None:
     assert "tuned returned nothing for 1 query; each counts 0." in verdict(
         build_report(replace(evidence, runs=runs), rounds=200)
     )
+
+
+def suite(*comparisons: Comparison, **means: float) -> Report:
+    """A report of systems of which none was tuned."""
+    systems = {
+        name: SystemScores(metrics={"ndcg@10": Estimate(mean, mean - 0.02, mean + 0.02, 100)})
+        for name, mean in means.items()
+    }
+    whole = Slice(n=100, systems=systems, comparisons=list(comparisons))
+    return report(whole).model_copy(update={"reference": next(iter(means)), "tuned": []})
+
+
+def test_untuned_systems_of_which_one_leads() -> None:
+    pairs = [compared(0.1, 0.001, pair=("bm25", "minilm")), compared(-0.05, 0.01, pair=("minilm", "hybrid"))]
+    pairs += [compared(0.05, 0.02, pair=("bm25", "hybrid"))]
+    found = suite(*pairs, bm25=0.5, minilm=0.6, hybrid=0.55)
+    assert outcome(found) is Outcome.LEADS
+    head, means, *rest = verdict(found)
+    assert head == "minilm is the best system here, beyond chance."
+    assert means.startswith("Nothing was tuned: the systems are compared as they are. nDCG@10: minilm 0.600, hybrid")
+    assert rest[0].startswith(
+        "minilm against hybrid: +0.050 (95% interval +0.030 to +0.070, p = 0.010): a difference to"
+    )
+    assert rest[1].startswith("minilm against bm25: +0.100")
+
+
+@pytest.mark.parametrize(
+    ("p_value", "head"),
+    [
+        (0.001, "minilm is ahead, but 100 queries cannot tell it apart from hybrid."),
+        (0.3, "No system is better than the others beyond chance; minilm has the highest mean."),
+    ],
+)
+def test_untuned_systems_that_are_level(p_value: float, head: str) -> None:
+    pairs = [compared(0.1, p_value, pair=("bm25", "minilm")), compared(-0.01, 0.4, pair=("minilm", "hybrid"))]
+    found = suite(*pairs, bm25=0.5, minilm=0.6, hybrid=0.59)
+    assert outcome(found) is Outcome.LEVEL
+    assert verdict(found)[0] == head
+    assert any("within chance, not to be believed" in sentence for sentence in verdict(found))
+    assert verdict(found)[-1] == "True differences below about 0.030 would stay hidden on 100 queries."
+
+
+def test_correction_decides_and_is_told() -> None:
+    first = compared(0.04, 0.03).model_copy(update={"p_holm": 0.06, "p_t": 0.03, "effect_size": 0.25})
+    found = report(part(first), unseen=first)
+    assert outcome(found) is Outcome.NO_GAIN
+    text = " ".join(verdict(found))
+    assert "p = 0.030, 0.060 corrected" in text
+    assert "within chance, not to be believed (paired t-test: p = 0.030; effect size d = +0.250 (small))" in text
+
+
+def test_two_tests_that_disagree_are_told() -> None:
+    torn = compared(0.04, 0.03).model_copy(update={"p_holm": 0.03, "p_t": 0.07, "effect_size": 0.1})
+    assert any("beyond chance by one test only (t-test: p = 0.070)" in text for text in verdict(report(part(torn))))
+
+
+def test_several_tuned_systems() -> None:
+    other, flat = compared(0.2, 0.001, pair=("base", "second")), compared(0.0, 0.9, pair=("base", "third"))
+    found = report(part(UP, other, flat, second=0.7, third=0.5), unseen=UP)
+    found = found.model_copy(update={"tuned": ["tuned", "second", "third"]})
+    told = next(text for text in verdict(found) if text.startswith("The verdict speaks of tuned, the first of 3"))
+    assert "better than base beyond chance: tuned and second; the highest mean is that of second" in told
+
+
+def test_breakdown_is_at_most_one_sentence_and_losses_come_first() -> None:
+    bins = {"1–3 words": part(UP), "4–9 words": part(DOWN), "10 words": part(FLAT)}
+    found = report(part(UP), unseen=UP).model_copy(update={"breakdown": {"query length": bins, "tag": {"x": part(UP)}}})
+    told = [text for text in verdict(found) if "of one kind" in text]
+    assert told == [
+        "It hurts on 100 queries of one kind (query length: 4–9 words): tuned against base −0.050 "
+        "(95% interval −0.070 to −0.030, p = 0.001)."
+    ]
+    gains = found.model_copy(update={"breakdown": {"query length": {"a": part(UP), "b": part(FLAT)}}})
+    assert "Most is gained on 100 queries of one kind (query length: a)" in " ".join(verdict(gains))
+    level = found.model_copy(update={"breakdown": {"query length": {"a": part(FLAT), "b": part(FLAT)}}})
+    assert "of one kind" not in " ".join(verdict(level))

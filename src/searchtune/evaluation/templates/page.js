@@ -2,13 +2,16 @@
 (() => {
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const picker = document.getElementById("metric");
+  const pickers = ["metric", "pair"].map((name) => document.getElementById(name)).filter(Boolean);
   let views = [];
 
   function theme(id) {
     const style = getComputedStyle(document.documentElement);
-    const [ink, soft, line, accent, second, other] =
-      ["ink", "soft", "line", "accent", "second", "other"].map((name) => style.getPropertyValue(`--${name}`).trim());
+    const [ink, soft, line, accent, second, other, good, bad, third, fourth] =
+      ["ink", "soft", "line", "accent", "second", "other", "good", "bad", "third", "fourth"].map((name) => style.getPropertyValue(`--${name}`).trim());
+    const colours = id.startsWith("kind-") ? [good, bad, other]
+      : id === "recall" ? [other, accent, third, second, fourth, good, bad, soft]
+      : [accent, id.startsWith("slice-") ? other : second, other];
     const font = style.getPropertyValue("--sans").trim();
     return {
       background: "transparent", font, padding: 2,
@@ -20,7 +23,7 @@
       axisYBand: { grid: false, labelColor: ink, labelFontSize: 13 },
       axisYPoint: { grid: false, labelColor: ink, labelFontSize: 13 },
       legend: { orient: "top", labelColor: ink, labelFontSize: 13, symbolType: "square" },
-      range: { category: [accent, id.startsWith("slice-") ? other : second, other] },
+      range: { category: colours },
       line: { color: accent }, point: { color: accent }, rule: { color: soft }, bar: { color: accent },
     };
   }
@@ -36,13 +39,28 @@
   }
 
   function pick() {
-    if (!picker) return;
-    for (const { view } of views) {
-      try { view.signal("metric", picker.value).runAsync(); } catch { /* a chart without a choice of metric */ }
+    for (const { view } of views) for (const picker of pickers) {
+      try { view.signal(picker.id, picker.value).runAsync(); } catch { /* a chart without this choice */ }
     }
   }
 
-  picker?.addEventListener("change", pick);
+  function sortBy(button) {
+    const head = button.closest("th"), table = button.closest("table");
+    const column = [...head.parentElement.children].indexOf(head);
+    const first = button.dataset.kind === "text" ? "ascending" : "descending";
+    const other = first === "ascending" ? "descending" : "ascending";
+    const order = head.getAttribute("aria-sort") === first ? other : first;
+    for (const th of head.parentElement.children) th.setAttribute("aria-sort", th === head ? order : "none");
+    const value = (row) => { const v = parseFloat(row.children[column].dataset.v); return Number.isNaN(v) ? -Infinity : v; };
+    const sign = order === "ascending" ? 1 : -1;
+    for (const body of table.tBodies) {
+      const rows = [...body.rows].filter((row) => !row.classList.contains("head"));
+      rows.sort((x, y) => sign * (value(x) - value(y))).forEach((row) => body.append(row));
+    }
+  }
+
+  document.querySelectorAll("button.sort").forEach((button) => button.addEventListener("click", () => sortBy(button)));
+  pickers.forEach((picker) => picker.addEventListener("change", pick));
   dark.addEventListener("change", draw);
   draw();
 })();

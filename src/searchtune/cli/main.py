@@ -20,7 +20,10 @@ from searchtune.errors import SearchtuneError
 COMMANDS = {
     "data": "Look at test collections: list, show, check, fetch, export.",
     "embed": "Train an embedding adapter, encode with it, search with it.",
+    "eval": "Measure systems on test collections, compare them, guard what they reach.",
     "adapter": "Look at a saved adapter, verify it, merge it.",
+    "cache": "See and prune the vectors that are kept between evaluations.",
+    "doctor": "Check this machine: versions, accelerators, clashes, room.",
     "demo": "Adapt all-MiniLM-L6-v2 to finding Python functions, and report what it gained.",
 }
 """Each command's line in `--help`; `searchtune.cli.NAME` holds its `app`, or a function of its own name."""

@@ -112,10 +112,16 @@ def read_result(path: Path, *, hf_subset: str | None = None) -> RetrievalResult:
         raise DataError(f"{path}: not a result of a retrieval task ({what}); expected task_name and scores") from error
 
 
+def has_mteb_name(metric: str) -> bool:
+    """Whether MTEB's format can hold a metric."""
+    base, _, cutoff = metric.partition("@")
+    return base in _NAMES and bool(cutoff)
+
+
 def mteb_name(metric: str) -> str:
     """`ndcg_at_10` for `ndcg@10`."""
     base, _, cutoff = metric.partition("@")
-    if base not in _NAMES or not cutoff:
+    if not has_mteb_name(metric):
         known = ", ".join(f"{name}@K" for name in _NAMES)
         raise ConfigError(f"metric {metric!r} has no name in MTEB's format; it knows {known}")
     return f"{_NAMES[base]}_{cutoff}"

@@ -64,6 +64,8 @@ class Evidence:
     costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Per system: `search_ms_per_query`, `index_mb`, `exact_loss` (metric -> what an approximate index lost), ..."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[str] = METRICS
+    """What is measured; the headline metric must be among them."""
     tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Query id -> the user's tags, for slices of their own."""
 
@@ -78,16 +80,14 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
     """Score every system, estimate every mean, test every pair, on all queries and on each slice."""
     _check(evidence)
     collection, qrels, seen = evidence.collection, evidence.qrels, evidence.seen
-    values = _score(evidence.runs, qrels, collection.min_grade)
+    values = _score(evidence.runs, qrels, evidence)
     sliced = {
         "unseen": {} if seen is None else _keep(values, ~seen),
         "seen": {} if seen is None else _keep(values, seen),
-        "residual": _score(evidence.residual[1], evidence.residual[0], collection.min_grade)
-        if evidence.residual
-        else {},
+        "residual": _score(evidence.residual[1], evidence.residual[0], evidence) if evidence.residual else {},
     }
 
-    def part(of: Values, metrics: Sequence[str] = METRICS) -> Slice:
+    def part(of: Values, metrics: Sequence[str] = evidence.metrics) -> Slice:
         return figures(of, systems=evidence.runs, pairs=evidence.compared, metrics=metrics, seed=seed, rounds=rounds)
 
     overall = part(values)
@@ -101,7 +101,7 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         split=evidence.split,
         reference=evidence.reference,
         tuned=list(evidence.tuned),
-        metrics=list(METRICS),
+        metrics=list(evidence.metrics),
         overlap_measured=seen is not None,
         slices={name: part(of) for name, of in sliced.items()},
         per_query=_per_query(evidence, values, labels, kinds),
@@ -136,6 +136,8 @@ def _check(evidence: Evidence) -> None:
     """Names must be those of runs, and arrays must fit the judged queries."""
     if not len(evidence.qrels):
         raise DataError(f"{evidence.collection.name}: split {evidence.split!r} has no judged query to evaluate on")
+    if HEADLINE not in evidence.metrics:
+        raise ConfigError(f"a report is about {HEADLINE}: put it among the metrics, which are {list(evidence.metrics)}")
     named = [evidence.reference, *evidence.tuned, *(name for pair in evidence.pairs for name in pair)]
     for name in named:
         if name not in evidence.runs:
@@ -145,8 +147,9 @@ def _check(evidence: Evidence) -> None:
         raise ValueError(f"seen has shape {shape}, expected ({judged},): one value per judged query")
 
 
-def _score(runs: Mapping[str, Run], qrels: Qrels, min_grade: int) -> Values:
-    return {name: score(run, qrels, METRICS, min_grade=min_grade) for name, run in runs.items()}
+def _score(runs: Mapping[str, Run], qrels: Qrels, evidence: Evidence) -> Values:
+    min_grade = evidence.collection.min_grade
+    return {name: score(run, qrels, evidence.metrics, min_grade=min_grade) for name, run in runs.items()}
 
 
 def _keep(values: Values, keep: BoolArray) -> Values:

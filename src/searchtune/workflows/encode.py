@@ -74,11 +74,17 @@ class CollectionVectors:
 
 
 def open_encoder(
-    name: str, *, revision: str | None = None, precision: Precision = "auto", max_tokens: int | None = None
+    name: str,
+    *,
+    revision: str | None = None,
+    precision: Precision = "auto",
+    max_tokens: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
 ) -> BiEncoder:
     """A model by name: an adapter's folder (or its run's), a model's folder, `package:NAME/path`, or a hub id.
 
-    `revision` and `max_tokens` are for a base alone; an adapter's card settles both.
+    Revision, length and prompts are for a base alone, None for its own; an adapter's card settles them.
 
     Raises:
         ModelError: there is no such model, or its weights or modules are not supported.
@@ -86,8 +92,8 @@ def open_encoder(
         ConfigError: a length that the model cannot read, or one for an adapter.
     """
     if (adapter_folder(name) / CARD_FILE).is_file():
-        if max_tokens is not None or revision is not None:
-            raise ConfigError(f"{name} is an adapter, whose card settles its length and revision: leave them out")
+        if any(given is not None for given in (max_tokens, revision, query_prompt, document_prompt)):
+            raise ConfigError(f"{name} is an adapter, whose card settles revision, length and prompts: leave them out")
         return open_adapter(name, precision=precision)
     device = pick_device()
     dtype = compute_dtype(precision, device)
@@ -99,7 +105,10 @@ def open_encoder(
     load = once(partial(load_encoder, root, dtype=dtype, device=device))
     queries, documents = (
         TextEncoder(name, identify(root, layout, prompt=prompt, max_tokens=limit, dtype=dtype), load)
-        for prompt in (layout.query_prompt, layout.document_prompt)
+        for prompt in (
+            layout.query_prompt if query_prompt is None else query_prompt,
+            layout.document_prompt if document_prompt is None else document_prompt,
+        )
     )
     return BiEncoder(queries, documents)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +86,25 @@ class FileScores:
     warnings: tuple[str, ...]
     """What was found odd in the file of labels."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Means, intervals and comparisons as plain values; what cannot be had is null."""
+        return {
+            "queries": len(self.query_ids),
+            "min_grade": self.min_grade,
+            "systems": {
+                system.name: {
+                    "metrics": {metric: _plain(it._asdict()) for metric, it in system.estimates.items()},
+                    "missing": system.missing,
+                    "ignored": system.ignored,
+                }
+                for system in self.systems
+            },
+            "comparisons": [
+                _plain({**asdict(it), "delta": _plain(it.delta._asdict()), "tally": it.tally._asdict()})
+                for it in self.comparisons
+            ],
+        }
+
 
 def score_files(
     qrels_path: Path,
@@ -123,6 +144,11 @@ def score_files(
         comparisons=_compare(systems, metrics, seed=seed, rounds=rounds),
         warnings=tuple(map(str, labels.warnings)),
     )
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """NaN is no JSON: it becomes null."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
 
 def _system(

@@ -1,0 +1,122 @@
+"""`SuiteSpec`: which systems are measured on which tasks, by which metrics. One file under `eval/suites/`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from searchtune.specs.base import Spec
+
+Positive = Annotated[int, Field(gt=0)]
+SystemName = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+"""Letters, digits, `_ . + -`: names become table rows and file names."""
+
+
+class IndexSpec(Spec):
+    """How document vectors are searched."""
+
+    kind: Literal["exact", "flat", "ivf", "hnsw", "pq", "sq", "factory"] = "flat"
+    """`flat` is FAISS's exact index, `exact` the reference on arrays; of the others the report states the loss."""
+    params: dict[str, int | str] = {}
+    """Settings of that kind, such as `lists` and `probes` of `ivf`; see `retrieval/faiss_index.py`."""
+
+
+class Bm25System(Spec):
+    """Ranks by words."""
+
+    kind: Literal["bm25"]
+
+
+class DenseSystem(Spec):
+    """Ranks by the vectors of a bi-encoder."""
+
+    kind: Literal["dense"]
+    model: str
+    """A base model (hub id, folder, `package:NAME/path`), or an adapter folder or run folder of searchtune."""
+    revision: str | None = None
+    max_tokens: Positive | None = None
+    """Texts are cut here; null takes the model's own length. Not for an adapter, whose card settles it."""
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    index: IndexSpec = IndexSpec()
+
+
+class FusionSystem(Spec):
+    """Fuses the runs of systems named earlier."""
+
+    kind: Literal["fusion"]
+    of: Annotated[list[str], Field(min_length=2)]
+    method: Literal["rrf", "combsum", "combmnz", "combmax"] = "rrf"
+    normalisation: Literal["none", "min-max", "z-score", "rank"] = "min-max"
+    weights: list[Annotated[float, Field(ge=0)]] | Literal["dev"] | None = None
+    """One a system, or `dev`: fitted on dev by nDCG@10 (for `rrf`, its k is)."""
+
+
+class RunSystem(Spec):
+    """A ranking made elsewhere."""
+
+    kind: Literal["run"]
+    file: str
+    """A TREC run file, plain or .gz; `{task}` stands for the task's name."""
+
+
+System = Annotated[Bm25System | DenseSystem | FusionSystem | RunSystem, Field(discriminator="kind")]
+
+
+class SuiteSpec(Spec):
+    """Tasks x systems x metrics."""
+
+    name: str
+    description: str = ""
+    tasks: Annotated[list[str], Field(min_length=1)]
+    """Names under `tasks/`, task files, BEIR folders or `irds:` ids."""
+    split: str = "test"
+    systems: Annotated[dict[SystemName, System], Field(min_length=1)]
+    """In the order in which the report shows them."""
+    reference: str | None = None
+    """The system that others are compared with; null takes the first."""
+    compare: list[str] | None = None
+    """The systems that are compared with the reference; null takes all others."""
+    metrics: Annotated[list[str], Field(min_length=1)] = ["ndcg@10", "recall@10", "recall@100", "mrr@10"]
+    """Must hold ndcg@10, which the report's verdict, pictures and examples are about."""
+    depth: Positive = 100
+    """Documents ranked for each query."""
+    duplicates: Literal["apart", "as one"] = "apart"
+    """Whether documents of equal text are scored as one."""
+    seed: int = 13
+
+    @property
+    def baseline(self) -> str:
+        """The name of the reference system."""
+        return self.reference or next(iter(self.systems))
+
+    @property
+    def candidates(self) -> list[str]:
+        """The systems that are compared with the reference."""
+        return [name for name in self.systems if name != self.baseline] if self.compare is None else self.compare
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "ndcg@10" not in self.metrics:
+            raise ValueError(f"metrics {self.metrics} must hold ndcg@10, which a report is about")
+        names = list(self.systems)
+        for key, named in (("reference", [self.baseline]), ("compare", self.candidates)):
+            for name in named:
+                if name not in names:
+                    raise ValueError(f"{key} names {name!r}, but the systems are {', '.join(names)}")
+        if self.baseline in self.candidates:
+            raise ValueError(f"compare names {self.baseline!r}, which is the reference itself")
+        for place, (name, system) in enumerate(self.systems.items()):
+            if isinstance(system, FusionSystem):
+                _check_fusion(name, system, names[:place])
+        return self
+
+
+def _check_fusion(name: str, system: FusionSystem, earlier: list[str]) -> None:
+    for part in system.of:
+        if part not in earlier:
+            raise ValueError(f"systems.{name} fuses {part!r}, which is not among the systems before it: {earlier}")
+    weights: Any = system.weights
+    if isinstance(weights, list) and len(weights) != len(system.of):
+        raise ValueError(f"systems.{name} fuses {len(system.of)} systems with {len(weights)} weights")

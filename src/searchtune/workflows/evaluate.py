@@ -1,0 +1,292 @@
+"""Running a suite: every system ranks every task, and each task gets a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from searchtune.data.duplicates import find_duplicates, fold_qrels, fold_run
+from searchtune.data.irds import IRDS, open_irds
+from searchtune.data.leakage import residual, seen_mask
+from searchtune.data.named import NamedRun
+from searchtune.data.results import RetrievalResult, has_mteb_name, write_result
+from searchtune.data.tasks import load_task, open_collection
+from searchtune.data.trec import write_trec_run
+from searchtune.errors import DataError, did_you_mean
+from searchtune.evaluation import Evidence, Report, build_report, write_report
+from searchtune.evaluation.page import write_page
+from searchtune.evaluation.report import HEADLINE
+from searchtune.metrics.ranking import score
+from searchtune.retrieval.approximation import loss_against_exact
+from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.retrieval.exact import ExactIndex
+from searchtune.retrieval.tuning import tune_weights
+from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
+from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, RunSystem, SuiteSpec
+from searchtune.storage.assets import find_asset
+from searchtune.storage.atomic import write_json
+from searchtune.storage.output import OutputPolicy, prepare_output
+from searchtune.types import Collection, IntArray, Qrels, Run
+from searchtune.workflows.adapter import adapter_folder
+from searchtune.workflows.encode import CollectionVectors, encode_collection, open_encoder
+from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
+from searchtune.workflows.systems import (
+    FileRanker,
+    FusedRanker,
+    Ranker,
+    Request,
+    VectorRanker,
+    WordRanker,
+    costs_of,
+    open_index,
+    rank_all,
+)
+
+SUITE_FILE = "suite.json"
+DEV = "dev"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task's part of a suite."""
+
+    task: str
+    folder: Path
+    report: Report
+
+
+def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> SuiteSpec:
+    """The suite that a file, or a name under `eval/suites/`, stands for, with some keys changed."""
+    path = find_asset("eval/suites", name_or_path)
+    return parse_spec(SuiteSpec, apply_overrides(read_yaml(path), overrides), str(path))
+
+
+def run_suite(
+    suite: SuiteSpec,
+    out: Path | str,
+    *,
+    policy: OutputPolicy = "fail",
+    cache: EmbeddingCache | None = None,
+    progress: Progress = SILENT,
+) -> list[TaskResult]:
+    """Measure every system on every task.
+
+    `out`/TASK gets `report.json`, `report.html`, `runs/SYSTEM.run.gz` (TREC) and `mteb/SYSTEM/TASK.json`.
+
+    With a cache, texts that an encoder has seen are not encoded again.
+
+    Raises:
+        SearchtuneError: a task, system or file that cannot be opened, or a split that is not there.
+    """
+    out = Path(out).expanduser().resolve()
+    prepare_output(out, policy)
+    write_json(out / SUITE_FILE, suite.model_dump(mode="json"))
+    return [_measure_task(suite, name, out, cache, progress) for name in suite.tasks]
+
+
+def open_task(name: str) -> Collection:
+    """A collection by task name, file, BEIR folder or `irds:` id."""
+    return open_irds(name) if name.startswith(IRDS) else open_collection(load_task(name))
+
+
+def _measure_task(
+    suite: SuiteSpec, name: str, out: Path, cache: EmbeddingCache | None, progress: Progress
+) -> TaskResult:
+    progress.stage(f"opening {name}")
+    collection = open_task(name)
+    if suite.split not in collection.qrels:
+        raise DataError(
+            f"{collection.name} has no split {suite.split!r}{did_you_mean(suite.split, collection.qrels)}; "
+            f"it has {', '.join(sorted(collection.qrels)) or 'none'}"
+        )
+    report, runs = _Bench(suite, collection, cache, progress).report()
+    folder = out / collection.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(report, folder / "report.json")
+    write_page(report, folder / "report.html")
+    _write_for_others(folder, collection, report, runs)
+    return TaskResult(collection.name, folder, report)
+
+
+def _write_for_others(folder: Path, collection: Collection, report: Report, runs: Mapping[str, Run]) -> None:
+    """Runs as TREC files and figures as MTEB has them, one of each a system."""
+    (folder / "runs").mkdir(exist_ok=True)
+    for system, run in runs.items():
+        named = NamedRun(system, collection.query_ids, collection.doc_ids, run)
+        write_trec_run(folder / "runs" / f"{system}.run.gz", named)
+        figures = {metric: it.mean for metric, it in report.systems[system].metrics.items() if has_mteb_name(metric)}
+        results = folder / "mteb" / system
+        results.mkdir(parents=True, exist_ok=True)
+        result = RetrievalResult(collection.name, {report.split: figures}, dataset_revision=collection.fingerprint)
+        write_result(result, results)
+
+
+class _Bench:
+    """The systems of a suite, set up for one collection."""
+
+    def __init__(
+        self, suite: SuiteSpec, collection: Collection, cache: EmbeddingCache | None, progress: Progress
+    ) -> None:
+        self.suite, self.collection, self.cache, self.progress = suite, collection, cache, progress
+        self.representatives: IntArray | None = None
+        if suite.duplicates == "as one":
+            found = find_duplicates(collection, threshold=1)
+            self.representatives = found.representatives
+            for line in found.describe():
+                progress.note(line)
+        self.encoded = 0
+        self.tuned: list[str] = []
+        self.trained_on: set[int] = set()
+        self.losses: dict[str, ExactIndex] = {}
+        self.rankers: dict[str, Ranker] = {}
+        for system in suite.systems:
+            progress.stage(f"{collection.name}: {system}")
+            self.rankers[system] = self._ranker(system)
+
+    def report(self) -> tuple[Report, Mapping[str, Run]]:
+        """Rank, score and compare; the report and every system's run."""
+        suite, collection = self.suite, self.collection
+        self.progress.stage(f"{collection.name}: ranking")
+        qrels = self._folded(collection.qrels[suite.split])
+        runs, milliseconds = self._runs(qrels, None)
+        costs = costs_of(self.rankers, milliseconds)
+        for name, exact in self.losses.items():
+            costs[name]["exact_loss"] = self._loss(name, exact, runs[name], qrels)
+        seen, rest = self._overlap(qrels)
+        tuned = [name for name in suite.candidates if name in self.tuned]
+        self.progress.stage(f"{collection.name}: intervals and tests")
+        evidence = Evidence(
+            collection=collection,
+            split=suite.split,
+            qrels=qrels,
+            runs=runs,
+            reference=suite.baseline,
+            tuned=tuned,
+            pairs=[(suite.baseline, name) for name in suite.candidates if name not in tuned],
+            seen=seen,
+            residual=rest,
+            costs=costs,
+            provenance=self._provenance(),
+            metrics=suite.metrics,
+        )
+        return build_report(evidence, seed=suite.seed), runs
+
+    def _ranker(self, name: str) -> Ranker:
+        system = self.suite.systems[name]
+        match system:
+            case Bm25System():
+                return WordRanker(self.collection)
+            case DenseSystem():
+                return self._dense(name, system)
+            case FusionSystem():
+                return FusedRanker(system.of, self._fusion(system))
+            case RunSystem():
+                file = Path(system.file.format(task=self.collection.name)).expanduser()
+                return FileRanker(file, self.collection, self.suite.split)
+
+    def _dense(self, name: str, system: DenseSystem) -> VectorRanker:
+        encoder = open_encoder(
+            system.model,
+            revision=system.revision,
+            max_tokens=system.max_tokens,
+            query_prompt=system.query_prompt,
+            document_prompt=system.document_prompt,
+        )
+        splits = [split for split in dict.fromkeys((self.suite.split, DEV)) if self._needs(split)]
+        vectors = encode_collection(self.collection, encoder, self.cache, splits=splits, progress=self.progress)
+        self.encoded += vectors.encoded
+        self._note_training(name, system)
+        index = open_index(system.index, vectors.documents)
+        if not index.exact:
+            self.losses[name] = ExactIndex(vectors.documents)
+        known, rows = _together(self.collection, vectors, splits)
+        return VectorRanker(index, known, rows, vectors.document_seconds)
+
+    def _needs(self, split: str) -> bool:
+        """Whether queries of a split are ranked: dev only where weights are fitted on it."""
+        if split == self.suite.split:
+            return True
+        fitted = any(isinstance(it, FusionSystem) and it.weights == DEV for it in self.suite.systems.values())
+        return fitted and split in self.collection.qrels
+
+    def _note_training(self, name: str, system: DenseSystem) -> None:
+        """Remember which documents of this collection an adapter was trained on."""
+        file = adapter_folder(system.model) / "train_positives.json"
+        if file.is_file():
+            self.tuned.append(name)
+            places = self.collection.doc_index
+            ids = json.loads(file.read_text(encoding="utf-8"))
+            self.trained_on.update(places[doc_id] for doc_id in ids if doc_id in places)
+
+    def _fusion(self, system: FusionSystem) -> dict[str, Any]:
+        """How to fuse: as the suite says, or as fits dev best."""
+        plain = {"method": system.method, "normalisation": system.normalisation}
+        if system.weights != DEV:
+            return {**plain, "weights": system.weights}
+        if DEV not in self.collection.qrels:
+            raise DataError(f"{self.collection.name} has no dev split to fit fusion weights on; give them as numbers")
+        dev = self._folded(self.collection.qrels[DEV])
+        runs, _ = self._runs(dev, None)
+        min_grade = self.collection.min_grade
+        tuned = tune_weights([runs[part] for part in system.of], dev, HEADLINE, min_grade=min_grade, **plain)
+        weights = ", ".join(f"{part} {weight:g}" for part, weight in zip(system.of, tuned.weights, strict=True))
+        self.progress.note(
+            f"fusion fitted on {len(dev)} dev queries: {weights}, k {tuned.k:g} "
+            f"({HEADLINE} {tuned.score:.4f}; equal weights {tuned.equal_score:.4f})"
+        )
+        return tuned.options
+
+    def _runs(self, qrels: Qrels, exclude: IntArray | None) -> tuple[dict[str, Run], dict[str, float]]:
+        request = Request(qrels.queries, self.suite.depth, exclude)
+        runs, milliseconds = rank_all(self.rankers, self.collection, request)
+        if self.representatives is not None:
+            runs = {name: fold_run(run, self.representatives) for name, run in runs.items()}
+        return runs, milliseconds
+
+    def _folded(self, qrels: Qrels) -> Qrels:
+        return qrels if self.representatives is None else fold_qrels(qrels, self.representatives)
+
+    def _overlap(self, qrels: Qrels) -> tuple[Any, tuple[Qrels, Mapping[str, Run]] | None]:
+        """Which judged queries share a relevant document with training, and the collection without those."""
+        if not self.tuned:
+            return None, None
+        trained = np.array(sorted(self.trained_on), dtype=np.int64)
+        min_grade = self.collection.min_grade
+        left = residual(qrels, trained, min_grade)
+        return seen_mask(trained, qrels, min_grade), (left, self._runs(left, trained)[0])
+
+    def _loss(self, name: str, exact: ExactIndex, run: Run, qrels: Qrels) -> dict[str, float]:
+        """What the approximate index of a system loses: share of the exact top documents, and the metrics."""
+        ranker = self.rankers[name]
+        assert isinstance(ranker, VectorRanker)
+        truth = VectorRanker(exact, ranker.known, ranker.vectors).rank(Request(run.queries, self.suite.depth), {})
+        lost = {f"exact top {k}": 1 - kept for k, kept in loss_against_exact(run, truth).items()}
+        whole, part = (score(it, qrels, self.suite.metrics, min_grade=self.collection.min_grade) for it in (truth, run))
+        return {metric: float((whole[metric] - part[metric]).mean()) for metric in self.suite.metrics} | lost
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "command": command(),
+            "created": now(),
+            "suite": self.suite.model_dump(mode="json"),
+            "suite_sha256": spec_sha256(self.suite),
+            "data_fingerprint": self.collection.fingerprint,
+            "documents": len(self.collection.doc_ids),
+            "texts_encoded": self.encoded,
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+
+
+def _together(collection: Collection, vectors: CollectionVectors, splits: list[str]) -> tuple[IntArray, Any]:
+    """Queries of several splits, ascending, with their vectors."""
+    queries = np.concatenate([collection.qrels[split].queries for split in splits])
+    rows = np.concatenate([vectors.queries[split] for split in splits])
+    known, first = np.unique(queries, return_index=True)
+    return known, rows[first]

@@ -1,0 +1,180 @@
+"""The systems of an evaluation as rankers: words, vectors, fused rankings, files. All give runs of one form.
+
+A ranker may look at the runs of the systems before it, so that a fusion searches nothing again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from searchtune.data.named import NamedQrels, align_to_collection
+from searchtune.data.trec import read_trec_run
+from searchtune.errors import ConfigError, did_you_mean
+from searchtune.retrieval.bm25 import BM25Index
+from searchtune.retrieval.dense import without_self
+from searchtune.retrieval.exact import ExactIndex
+from searchtune.retrieval.faiss_index import Factory, FaissIndex, Flat, Hnsw, Ivf, Kind, Pq, Sq
+from searchtune.retrieval.fusion import fuse
+from searchtune.retrieval.index import VectorIndex
+from searchtune.specs.suite import IndexSpec
+from searchtune.types import NO_DOC, Collection, FloatArray, IntArray, Run
+
+Runs = Mapping[str, Run]
+_FAISS: dict[str, type[Kind]] = {"flat": Flat, "ivf": Ivf, "hnsw": Hnsw, "pq": Pq, "sq": Sq, "factory": Factory}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be ranked."""
+
+    queries: IntArray
+    """Positions in the collection, ascending."""
+    depth: int
+    exclude: IntArray | None = None
+    """Documents that are taken out of the collection."""
+
+
+class Ranker(Protocol):
+    """Anything that ranks documents for queries."""
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """What it took to get ready: `index_seconds`, `index_mb`, ..."""
+
+    def rank(self, request: Request, earlier: Runs) -> Run:
+        """A run over the request's queries. `earlier` holds the runs of the systems before this one."""
+
+
+@dataclass
+class WordRanker:
+    """BM25."""
+
+    collection: Collection
+    cost: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        start = time.perf_counter()
+        self.index = BM25Index(self.collection.documents)
+        self.cost["index_seconds"] = round(time.perf_counter() - start, 2)
+
+    def rank(self, request: Request, earlier: Runs) -> Run:
+        texts = [self.collection.query_texts[int(query)] for query in request.queries]
+        return self.index.search(request.queries, texts, request.depth, exclude=request.exclude)
+
+
+@dataclass
+class VectorRanker:
+    """A bi-encoder: an index of document vectors, and the vectors of the queries that may be asked.
+
+    Shape: known (queries,) ascending positions in the collection; vectors (queries, dim).
+    """
+
+    index: VectorIndex
+    known: IntArray
+    vectors: FloatArray
+    encoding_seconds: float = 0.0
+    """Time to encode the documents."""
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        seconds = self.encoding_seconds + self.index.build_seconds
+        return {"index_seconds": round(seconds, 2), "index_mb": round(self.index.bytes / 2**20, 1)}
+
+    def rank(self, request: Request, earlier: Runs) -> Run:
+        rows = np.searchsorted(self.known, request.queries)
+        return self.index.search(request.queries, self.vectors[rows], request.depth, exclude=request.exclude)
+
+
+@dataclass
+class FusedRanker:
+    """The fused runs of systems before it; `options` are those of `fuse`, by default reciprocal rank fusion."""
+
+    parts: Sequence[str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+
+    def rank(self, request: Request, earlier: Runs) -> Run:
+        return fuse([earlier[part] for part in self.parts], depth=request.depth, **self.options)
+
+
+@dataclass
+class FileRanker:
+    """A TREC run file over the judged queries of a split. Ids that the collection lacks are an error."""
+
+    file: Path
+    collection: Collection
+    split: str
+    cost: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        judged = NamedQrels.of(self.collection, self.split)
+        named = read_trec_run(self.file)
+        self.run = align_to_collection(self.collection, judged, {"run": named}).runs["run"]
+
+    def rank(self, request: Request, earlier: Runs) -> Run:
+        place = np.searchsorted(self.run.queries, request.queries).clip(max=max(0, len(self.run.queries) - 1))
+        found = self.run.queries[place] == request.queries if len(self.run.queries) else np.zeros(0, np.bool_)
+        docs, scores = self.run.docs[place[found]], self.run.scores[place[found]]
+        if request.exclude is not None:
+            docs = np.where(np.isin(docs, request.exclude), NO_DOC, docs)
+        run = Run.ranked(request.queries[found], docs, scores)
+        return Run(run.queries, run.docs[:, : request.depth], run.scores[:, : request.depth])
+
+
+def rank_all(
+    rankers: Mapping[str, Ranker], collection: Collection, request: Request
+) -> tuple[dict[str, Run], dict[str, float]]:
+    """Every system's run, in the given order, and its milliseconds per query.
+
+    Where the collection says so, a document that bears its query's id is left out.
+    """
+    runs: dict[str, Run] = {}
+    milliseconds: dict[str, float] = {}
+    deeper = Request(request.queries, request.depth + collection.drop_self, request.exclude)
+    for name, ranker in rankers.items():
+        start = time.perf_counter()
+        run = ranker.rank(deeper, runs)
+        if collection.drop_self:
+            run = without_self(run, list(collection.query_ids), list(collection.doc_ids), request.depth)
+        runs[name] = run
+        milliseconds[name] = 1000 * (time.perf_counter() - start) / max(1, len(request.queries))
+    return runs, milliseconds
+
+
+def costs_of(rankers: Mapping[str, Ranker], milliseconds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """By system: what it took to get ready, and milliseconds per query."""
+    return {
+        name: {**ranker.cost, "search_ms_per_query": round(milliseconds[name], 3)} for name, ranker in rankers.items()
+    }
+
+
+def open_index(spec: IndexSpec, vectors: FloatArray) -> VectorIndex:
+    """An index of the kind that a suite asks for. Shape: vectors (documents, dim).
+
+    Raises:
+        ConfigError: a setting that the kind does not have, or one it cannot do without.
+    """
+    if spec.kind == "exact":
+        _check_settings(spec, known=[], needed=[])
+        return ExactIndex(vectors)
+    kind = _FAISS[spec.kind]
+    settings = fields(kind)
+    needed = [it.name for it in settings if it.default is MISSING]
+    _check_settings(spec, known=[it.name for it in settings], needed=needed)
+    return FaissIndex(vectors, kind(**spec.params))  # type: ignore[arg-type]
+
+
+def _check_settings(spec: IndexSpec, *, known: Sequence[str], needed: Sequence[str]) -> None:
+    for name in spec.params:
+        if name not in known:
+            have = ", ".join(known) or "none"
+            raise ConfigError(f"index {spec.kind} has no setting {name!r} (it has: {have}){did_you_mean(name, known)}")
+    missing = [name for name in needed if name not in spec.params]
+    if missing:
+        raise ConfigError(f"index {spec.kind} needs {', '.join(missing)}; give it under index.params")

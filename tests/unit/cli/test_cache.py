@@ -66,7 +66,7 @@ def test_info_on_nothing(tmp_path, monkeypatch):
     [
         (["--older-than", "5"], ["new"]),
         (["--older-than", "30"], ["new", "old"]),
-        (["--max-size", "0.7kB"], ["new"]),
+        (["--max-size", "0.5kB"], ["new"]),
         (["--max-size", "5GB"], ["new", "old"]),
         (["--all"], []),
     ],

@@ -152,7 +152,7 @@ def _part(report: Report, name: str) -> Slice:
 
 def _note(report: Report, part: Slice, name: str, *, marks: str) -> str:
     which = "" if name == ALL else name
-    better, worse = marks
+    better, worse = marks[0], marks[1]
     corrected = "not corrected" if all(math.isnan(it.p_holm) for it in part.comparisons) else "Holm-corrected"
     return (
         f"{report.collection}, {report.split}, {queries(part.n, which)}. In parentheses: 95% bootstrap interval. "

@@ -6,6 +6,7 @@ corrected p-value.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -151,10 +152,12 @@ def _part(report: Report, name: str) -> Slice:
 
 def _note(report: Report, part: Slice, name: str, *, marks: str) -> str:
     which = "" if name == ALL else name
-    better, worse = marks
+    better, worse = marks[0], marks[1]
+    corrected = "not corrected" if all(math.isnan(it.p_holm) for it in part.comparisons) else "Holm-corrected"
     return (
         f"{report.collection}, {report.split}, {queries(part.n, which)}. In parentheses: 95% bootstrap interval. "
-        f"{better} better and {worse} worse than {report.reference}: paired randomisation test, 5%, Holm-corrected."
+        f"{better} better and {worse} worse than {report.reference}: paired randomisation test, 5%, {corrected}; "
+        f"unmarked: within chance, or not compared."
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,11 +101,18 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int, prompt: str 
     truncated = 0
     for start in range(0, len(texts), 4096):
         batch = [prompt + text for text in texts[start : start + 4096]]
-        encoded = tokenizer(batch, truncation=True, max_length=max_tokens, padding=False)
+        encoded = tokenizer(
+            batch,
+            truncation=True,
+            max_length=max_tokens,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
         truncated += sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
         pieces.extend(encoded["input_ids"])
     lengths = np.fromiter((len(piece) for piece in pieces), dtype=np.int64, count=len(pieces))
-    flat = np.fromiter((token for piece in pieces for token in piece), dtype=np.int64, count=int(lengths.sum()))
+    flat = np.fromiter(chain.from_iterable(pieces), dtype=np.int64, count=int(lengths.sum()))
     return TokenStore(flat, np.concatenate(([0], np.cumsum(lengths))), truncated)
 
 

@@ -369,7 +369,9 @@ def _is_key_name(name: str) -> bool:
 
 
 def _sweep_all(folder: Path) -> None:
-    """Remove what killed processes left in `folder`, whatever it was to become."""
+    """Remove what killed processes of ours left in `folder`: keys half removed, segments half written."""
     with suppress(OSError):
         for leftover in list(folder.glob(".*.tmp-*")):
-            sweep(folder / leftover.name[1:].rpartition(".tmp-")[0])
+            meant = folder / leftover.name[1:].rpartition(".tmp-")[0]
+            if _is_key_name(meant.name) or meant.suffix == SUFFIX or meant.name == KEY_FILE:
+                sweep(meant)

@@ -66,7 +66,7 @@ def test_info_on_nothing(tmp_path, monkeypatch):
     [
         (["--older-than", "5"], ["new"]),
         (["--older-than", "30"], ["new", "old"]),
-        (["--max-size", "0.7kB"], ["new"]),
+        (["--max-size", "0.5kB"], ["new"]),
         (["--max-size", "5GB"], ["new", "old"]),
         (["--all"], []),
     ],
@@ -98,7 +98,7 @@ def test_without_an_answer_nothing_goes(cache):
         ([], "say what to remove"),
         (["--all", "--max-size", "1GB"], "say what to remove"),
         (["--max-size", "much"], "'much' is no size"),
-        (["--older-than", "-1"], "-1"),
+        (["--older-than", "-1"], "Invalid value"),
     ],
 )
 def test_what_makes_no_sense(cache, args, words):

@@ -38,7 +38,8 @@ def change(file, **entries):
 
 def identity(model, **changes):
     arguments = {"adapter": None, "prompt": "", "max_tokens": 64, "dtype": torch.float32, **changes}
-    return identify(model, arguments.pop("layout", read_layout(model)), **arguments)
+    layout = arguments.pop("layout", None) or read_layout(model)
+    return identify(model, layout, **arguments)
 
 
 def test_the_place_does_not_matter(model, tiny_model):

@@ -349,8 +349,10 @@ def test_pruning_leaves_what_is_not_ours(cache):
     cache.put(KEY, ["a"], vectors_of(["a"]))
     (cache.folder / "notes.txt").write_text("mine")
     (cache.folder / "photos").mkdir()
+    (cache.folder / ".draft.tmp-1-elsewhere").write_text("mine")
+    os.utime(cache.folder / ".draft.tmp-1-elsewhere", (0, 0))
     cache.prune(max_bytes=0)
-    assert sorted(path.name for path in cache.folder.iterdir()) == ["notes.txt", "photos"]
+    assert sorted(path.name for path in cache.folder.iterdir()) == [".draft.tmp-1-elsewhere", "notes.txt", "photos"]
 
 
 def test_what_a_killed_prune_left_goes_with_the_next(cache):

@@ -144,7 +144,7 @@ def test_the_worst_comes_first_and_distributions_without_a_name_are_no_trouble(m
     ]
     monkeypatch.setattr(doctor.metadata, "distributions", lambda: found)
     monkeypatch.setattr(doctor, "look_at_machine", lambda: ({"cores": 1}, [Finding("note", "n")]))
-    monkeypatch.setattr(doctor, "metadata_requirements", lambda: ["kernels>=0.5"])
+    monkeypatch.setattr(doctor, "metadata_requirements", lambda: ["kernels>=2"])
     seen = examine()
     assert [finding.level for finding in seen.findings] == ["error", "error", "warning", "note"]
     assert seen.versions.keys() == {"python", "bitsandbytes", "faiss-cpu", "faiss-gpu"}

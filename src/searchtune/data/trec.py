@@ -80,9 +80,11 @@ class _Reader:
                     lines[0] = lines[0][len(_BOM) :]
                     self.warn("bom", 1, "byte order mark (read as if it were not there)", "save as UTF-8 without BOM")
                 self._check_bytes(lines, numbers)
-                kept = [i for i, line in enumerate(lines) if not line.isspace() and line]
-                self.numbers.append(numbers[kept])
-                yield [lines[i] for i in kept] if len(kept) < len(lines) else lines
+                if any(map(bytes.isspace, lines)) or not all(lines):
+                    kept = [i for i, line in enumerate(lines) if line and not line.isspace()]
+                    lines, numbers = [lines[i] for i in kept], numbers[kept]
+                self.numbers.append(numbers)
+                yield lines
                 self.raise_if_any()
         if not any(len(part) for part in self.numbers):
             self.error("empty-file", 0, "", "no row in it", "check that whatever wrote it came to its end")
@@ -132,10 +134,9 @@ def read_trec_run(path: Path) -> NamedRun:
     ranks: list[FloatArray64] = []
     tags: dict[bytes, int] = {}
     for lines in reader.parts():
-        rows = _rows(reader, [line.split() for line in lines], 6, _RUN_COLUMNS)
-        if not rows:
+        if not lines:
             continue
-        query, _, doc, rank, value, tag = zip(*rows, strict=True)
+        query, _, doc, rank, value, tag = _run_columns(reader, lines)
         queries.add(query)
         docs.add(doc)
         ranks.append(_numbers(reader, rank, "rank"))
@@ -289,6 +290,19 @@ def _rows(reader: _Reader, rows: list[Fields], width: int, columns: str) -> list
             reader.error("empty-field", number, shown, f"an empty column: {shown!r}", f"write {columns}")
     reader.raise_if_any()
     return rows
+
+
+def _run_columns(reader: _Reader, lines: list[bytes]) -> list[Sequence[bytes]]:
+    """The six columns of some lines, none of which is blank.
+
+    All lines are split at once, with a mark after each: where every seventh field is a mark and no other is, each line
+    has six. Otherwise they are split one by one.
+    """
+    fields = (b" \0 ".join(lines) + b" \0").split()
+    n = len(lines)
+    if len(fields) == 7 * n and fields[6::7].count(b"\0") == n == fields.count(b"\0"):
+        return [fields[i::7] for i in range(6)]
+    return list(zip(*_rows(reader, [line.split() for line in lines], 6, _RUN_COLUMNS), strict=True))
 
 
 def _numbers(reader: _Reader, fields: Sequence[bytes], what: Literal["rank", "score"]) -> FloatArray64:

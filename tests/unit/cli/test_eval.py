@@ -1,0 +1,54 @@
+"""`searchtune eval`: what is printed, exit codes, and what is refused."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from searchtune.cli.main import app
+
+QRELS = "q1 0 a 1\nq1 0 b 0\nq2 0 c 2\nq3 0 d 1\n"
+GOOD = "q1 Q0 a 1 3 good\nq1 Q0 b 2 2 good\nq2 Q0 c 1 3 good\nq3 Q0 d 1 1 good\n"
+BAD = "q1 Q0 b 1 3 bad\nq1 Q0 a 2 2 bad\nq2 Q0 x 1 3 bad\n"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("qrels", QRELS), ("good.run", GOOD), ("bad.run", BAD)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return lambda *args: CliRunner().invoke(app, list(map(str, args)), prog_name="searchtune")
+
+
+def test_scores_of_files(run):
+    done = run("eval", "score", "qrels", "good.run", "bad.run", "-m", "ndcg@10", "-m", "map")
+    assert done.exit_code == 0, done.output
+    assert "3 queries" in done.stdout
+    assert "against good" in done.stdout
+    assert "bad lacks 1 query" in done.stdout
+
+
+def test_scores_for_machines(run):
+    found = json.loads(run("eval", "score", "qrels", "good.run", "bad.run", "--json").stdout)
+    assert found["systems"]["good"]["metrics"]["ndcg@10"]["mean"] == 1.0
+    assert found["systems"]["bad"]["missing"] == 1
+    assert {it["candidate"] for it in found["comparisons"]} == {"bad"}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("score", "qrels", "none.run"), "none.run"),
+        (("score", "qrels", "qrels"), "qrels:1"),
+        (("score", "qrels", "good.run", "-m", "ndgc@10"), "did you mean 'ndcg'"),
+        (("run", "pystdlb"), "did you mean 'pystdlib'"),
+        (("compare", "good.run"), "good.run: not a report"),
+        (("gate", "good.run", "--baseline", "good.run", "--max-drop", "ndcg@10"), "ndcg@10"),
+        (("table", "good.run"), "not a report"),
+    ],
+)
+def test_what_is_refused(run, args, words):
+    done = run("eval", *args)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,187 @@
+"""Running suites on the small world: what each kind of system ranks, what is written, what is refused."""
+
+import gzip
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+from searchtune.data.beir import read_beir
+from searchtune.data.named import NamedQrels
+from searchtune.data.results import read_result
+from searchtune.data.trec import read_trec_run, write_qrels_file
+from searchtune.errors import ConfigError, DataError, OutputExistsError
+from searchtune.evaluation import build_report, read_report
+from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.specs.suite import SuiteSpec
+from searchtune.workflows import evaluate
+from searchtune.workflows.evaluate import load_suite, run_suite
+from searchtune.workflows.score import score_files
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(evaluate, "build_report", partial(build_report, rounds=200))
+    monkeypatch.setattr(evaluate, "write_page", lambda report, file: None)
+
+
+@pytest.fixture
+def suite(tiny_collection, tiny_model):
+    """Make a suite over the small world with the given systems, or with words, vectors and both."""
+    usual = {
+        "words": {"kind": "bm25"},
+        "vectors": {"kind": "dense", "model": str(tiny_model), "max_tokens": 64},
+        "both": {"kind": "fusion", "of": ["words", "vectors"]},
+    }
+
+    def make(systems=None, **changes):
+        whole = {"name": "s", "tasks": [str(tiny_collection)], "systems": systems or usual, **changes}
+        return SuiteSpec.model_validate(whole)
+
+    return make
+
+
+def means(result, metric="ndcg@10"):
+    return {name: system.metrics[metric].mean for name, system in result.report.systems.items()}
+
+
+def test_what_is_written(suite, tiny_collection, tmp_path):
+    (result,) = run_suite(suite(), tmp_path / "out", cache=EmbeddingCache(tmp_path / "cache"))
+    assert list(result.report.systems) == ["words", "vectors", "both"]
+    assert read_report(result.folder / "report.json").systems.keys() == result.report.systems.keys()
+    assert result.report.reference == "words"
+    assert {(it.a, it.b) for it in result.report.comparisons} == {("words", "vectors"), ("words", "both")}
+    assert not result.report.overlap_measured
+    found = read_result(result.folder / "mteb" / "words" / f"{result.task}.json")
+    assert found.scores["test"]["ndcg@10"] == pytest.approx(means(result)["words"], abs=1e-6)
+
+
+def test_written_runs_score_the_same(suite, tiny_collection, tmp_path):
+    (result,) = run_suite(suite(), tmp_path / "out")
+    collection = read_beir(tiny_collection, name="tiny")
+    write_qrels_file(tmp_path / "test.qrels", NamedQrels.of(collection, "test"))
+    files = [result.folder / "runs" / f"{name}.run.gz" for name in result.report.systems]
+    scores = score_files(tmp_path / "test.qrels", files, ["ndcg@10"], rounds=200)
+    for system in scores.systems:
+        name = system.name.removesuffix(".run")
+        assert system.estimates["ndcg@10"].mean == pytest.approx(means(result)[name], abs=1e-6)
+
+
+def test_an_unchanged_model_encodes_nothing(suite, tmp_path):
+    cache = EmbeddingCache(tmp_path / "cache")
+    (first,) = run_suite(suite(), tmp_path / "one", cache=cache)
+    (second,) = run_suite(suite(), tmp_path / "two", cache=cache)
+    assert first.report.provenance["texts_encoded"] == 52  # 40 documents, 12 queries
+    assert second.report.provenance["texts_encoded"] == 0
+    assert means(first) == means(second)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"kind": "exact"},
+        {"kind": "hnsw"},
+        {"kind": "ivf", "params": {"lists": 1, "probes": 1}},
+        {"kind": "sq", "params": {"number": "fp16"}},
+    ],
+)
+def test_other_indexes(suite, tiny_model, tmp_path, index):
+    systems = {
+        "flat": {"kind": "dense", "model": str(tiny_model)},
+        "other": {"kind": "dense", "model": str(tiny_model), "index": index},
+    }
+    (result,) = run_suite(suite(systems, depth=20), tmp_path / "out")
+    assert means(result)["other"] == pytest.approx(means(result)["flat"], abs=1e-3)
+    loss = result.report.costs["other"].get("exact_loss")
+    assert (loss is None) == (index["kind"] == "exact")
+    if loss is not None:
+        assert loss["ndcg@10"] == pytest.approx(0, abs=1e-3)
+        assert loss["exact top 10"] <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"kind": "ivf"}, "index ivf needs lists"),
+        ({"kind": "hnsw", "params": {"link": 3}}, r"index hnsw has no setting 'link' .*did you mean 'links'"),
+        ({"kind": "exact", "params": {"link": 3}}, "index exact has no setting 'link'"),
+    ],
+)
+def test_settings_that_an_index_does_not_have(suite, tiny_model, tmp_path, index, message):
+    systems = {"vectors": {"kind": "dense", "model": str(tiny_model), "index": index}}
+    with pytest.raises(ConfigError, match=message):
+        run_suite(suite(systems), tmp_path / "out")
+
+
+def test_an_adapter_is_measured_for_memory(suite, finished, tiny_model, tmp_path):
+    systems = {
+        "base": {"kind": "dense", "model": str(tiny_model), "max_tokens": 64},
+        "tuned": {"kind": "dense", "model": str(finished.folder)},
+    }
+    (result,) = run_suite(suite(systems), tmp_path / "out")
+    assert result.report.tuned == ["tuned"]
+    assert {name: part.n for name, part in result.report.slices.items()} == {"unseen": 6, "seen": 6, "residual": 6}
+    trained = finished.report.systems["tuned"].metrics["ndcg@10"].mean
+    assert means(result)["tuned"] == pytest.approx(trained, abs=5e-3)  # bf16 or float32
+
+
+def test_weights_fitted_on_dev(suite, tmp_path):
+    systems = {**suite().model_dump()["systems"]}
+    systems["both"] = {"kind": "fusion", "of": ["words", "vectors"], "method": "combsum", "weights": "dev"}
+    (result,) = run_suite(suite(systems, split="dev"), tmp_path / "out")
+    assert means(result)["both"] >= max(means(result)["words"], means(result)["vectors"]) - 1e-9
+
+
+def test_a_run_from_elsewhere(suite, tmp_path):
+    (result,) = run_suite(suite(), tmp_path / "out")
+    pattern = str(result.folder.parent / "{task}" / "runs" / "words.run.gz")
+    systems = {"words": {"kind": "bm25"}, "theirs": {"kind": "run", "file": pattern}}
+    (again,) = run_suite(suite(systems), tmp_path / "again")
+    assert means(again)["theirs"] == means(again)["words"]
+
+
+def test_a_run_with_unknown_documents(suite, tmp_path):
+    file = tmp_path / "bad.run"
+    file.write_text("q48 Q0 nowhere 1 3.5 theirs\n", encoding="utf-8")
+    with pytest.raises(DataError, match="nowhere"):
+        run_suite(suite({"theirs": {"kind": "run", "file": str(file)}}), tmp_path / "out")
+
+
+def test_duplicates_as_one(suite, tiny_collection, tmp_path):
+    rows = (tiny_collection / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    copies = [json.dumps({**json.loads(row), "_id": f"copy-{i}"}) for i, row in enumerate(rows)]
+    (tiny_collection / "corpus.jsonl").write_text("\n".join([*rows, *copies, ""]), encoding="utf-8")
+    systems = {"words": {"kind": "bm25"}}
+    (apart,) = run_suite(suite(systems), tmp_path / "apart")
+    (as_one,) = run_suite(suite(systems, duplicates="as one"), tmp_path / "one")
+    assert means(as_one)["words"] > means(apart)["words"]
+
+
+def test_no_such_split(suite, tmp_path):
+    with pytest.raises(DataError, match="has no split 'tset', did you mean 'test'"):
+        run_suite(suite(split="tset"), tmp_path / "out")
+
+
+def test_out_is_there_already(suite, tmp_path):
+    run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "out")
+    with pytest.raises(OutputExistsError):
+        run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "out")
+    run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "out", policy="overwrite")
+
+
+def test_runs_have_every_rank_once(suite, tmp_path):
+    (result,) = run_suite(suite(depth=7), tmp_path / "out")
+    for file in (result.folder / "runs").iterdir():
+        named = read_trec_run(file)
+        assert named.run.depth == 7
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            ranks = np.array([int(line.split()[3]) for line in lines])
+        assert ranks.max() == 7
+
+
+def test_packaged_suites_and_changes():
+    assert load_suite("pystdlib").tasks == ["pystdlib"]
+    assert load_suite("pystdlib", ["split=dev"]).split == "dev"
+    with pytest.raises(ConfigError, match="did you mean 'pystdlib'"):
+        load_suite("pystdlb")

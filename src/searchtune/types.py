@@ -10,7 +10,7 @@ This module does not know files, models or metrics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -132,6 +132,8 @@ class Collection:
     min_grade: int = 1
     drop_self: bool = False
     """Whether a document whose id equals the query's id is left out of rankings (BEIR's rule, as for ArguAna)."""
+    query_tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The user's own kinds of queries, by query id; reports break figures down by them."""
 
     @cached_property
     def documents(self) -> list[str]:

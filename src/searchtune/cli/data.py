@@ -56,6 +56,8 @@ def show(task: TaskName, as_json: AsJson = False) -> None:
         typer.echo(f"{split}: {numbers['judged']:,} judged queries, {numbers['relevant_per_query']:.1f} relevant each")
     for example in facts["examples"]:
         typer.echo(f"  query {example['query']!r}\n  document {example['document']!r}")
+    for line in facts["duplicate_documents"]:
+        typer.echo(line)
     _show_shared(facts["shared"])
 
 
@@ -113,6 +115,8 @@ def export(
 
 def _facts(collection: Collection) -> dict[str, Any]:
     """What `show` says, as plain values."""
+    from searchtune.data.duplicates import find_duplicates
+
     return {
         "documents": len(collection.doc_ids),
         "queries": len(collection.query_ids),
@@ -130,6 +134,7 @@ def _facts(collection: Collection) -> dict[str, Any]:
             for split, labels in sorted(collection.qrels.items())
         },
         "examples": _examples(collection),
+        "duplicate_documents": find_duplicates(collection).describe(),
         "shared": _shared(collection),
     }
 
@@ -172,6 +177,9 @@ def _shared(collection: Collection) -> list[dict[str, Any]]:
                 "judged": len(labels),
                 "share_a_relevant_document_with_train": int(seen.sum()),
                 "leaks": [{**asdict(leak), "text": report.describe(leak)} for leak in report.leaks],
+                "copied_answers": [
+                    {**asdict(leak), "text": report.describe_document(leak)} for leak in report.documents
+                ],
             }
         )
     return rows
@@ -181,10 +189,10 @@ def _show_shared(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         seen = row["share_a_relevant_document_with_train"]
         typer.echo(
-            f"train and {row['split']}: {len(row['leaks'])} leaking query pairs; {seen:,} of {row['judged']:,} "
-            f"{row['split']} queries share a relevant document with train"
+            f"train and {row['split']}: {len(row['leaks'])} leaking query pairs, {len(row['copied_answers'])} copied "
+            f"answers; {seen:,} of {row['judged']:,} {row['split']} queries share a relevant document with train"
         )
-        for leak in row["leaks"][:_SHOWN]:
+        for leak in (*row["leaks"][:_SHOWN], *row["copied_answers"][:_SHOWN]):
             typer.echo(f"  {leak['text']}")
 
 

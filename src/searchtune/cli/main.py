@@ -22,8 +22,8 @@ COMMANDS = {
     "embed": "Train an embedding adapter, encode with it, search with it.",
     "eval": "Measure systems on test collections, compare them, guard what they reach.",
     "adapter": "Look at a saved adapter, verify it, merge it.",
-    "cache": "See and prune the vectors that are kept between evaluations.",
-    "doctor": "Check this machine: versions, accelerators, clashes, room.",
+    "cache": "Look at the embedding cache, remove what is old.",
+    "doctor": "Look at this installation and machine; exit code 1 where something is broken or unsafe.",
     "demo": "Adapt all-MiniLM-L6-v2 to finding Python functions, and report what it gained.",
 }
 """Each command's line in `--help`; `searchtune.cli.NAME` holds its `app`, or a function of its own name."""

@@ -47,6 +47,7 @@ def read_beir(
         doc_template=doc_template,
         min_grade=min_grade,
         drop_self=drop_self,
+        query_tags=queries.tags,
     )
 
 
@@ -61,7 +62,10 @@ def write_beir(collection: Collection, folder: Path) -> None:
     documents = (
         {"_id": i, "title": title, "text": text} for i, title, text in zip(c.doc_ids, c.titles, c.texts, strict=True)
     )
-    queries = ({"_id": i, "text": text} for i, text in zip(c.query_ids, c.query_texts, strict=True))
+    queries = (
+        {"_id": i, "text": text, **({"tags": list(c.query_tags[i])} if i in c.query_tags else {})}
+        for i, text in zip(c.query_ids, c.query_texts, strict=True)
+    )
     with new_folder(folder) as temp:
         _write_rows(temp / CORPUS_FILE, documents)
         _write_rows(temp / "queries.jsonl", queries)

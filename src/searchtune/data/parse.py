@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Texts:
     ids: list[str]
     titles: list[str]
     texts: list[str]
+    tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By id, where a row has any: its `tags`, a list of strings."""
 
 
 class _Reader:
@@ -82,6 +84,7 @@ def read_texts(path: Path, name: str, findings: Findings, *, titled: bool) -> Te
     reader = _Reader(path, name, findings)
     first: dict[str, int] = {}
     titles, texts = [], []
+    tags: dict[str, tuple[str, ...]] = {}
     for line in reader.lines():
         row = _object(reader, line)
         if row is None or not _sound(reader, row, titled):
@@ -94,9 +97,11 @@ def read_texts(path: Path, name: str, findings: Findings, *, titled: bool) -> Te
         first[row_id] = reader.number
         titles.append(row.get("title") or "" if titled else "")
         texts.append(row["text"])
+        if row.get("tags"):
+            tags[row_id] = tuple(row["tags"])
     ids = list(first)
     order = sorted(range(len(ids)), key=ids.__getitem__)  # by code point, which for UTF-8 is by byte
-    return Texts([ids[i] for i in order], [titles[i] for i in order], [texts[i] for i in order])
+    return Texts([ids[i] for i in order], [titles[i] for i in order], [texts[i] for i in order], tags)
 
 
 def read_labels(
@@ -158,7 +163,15 @@ def _sound(reader: _Reader, row: dict[str, Any], titled: bool) -> bool:
             message = f"{key!r} holds half a surrogate pair, which is no character"
             reader.error("bad-utf8", repr(value)[:60], message, "write the character itself in UTF-8")
             return False
-    return _good_id(reader, row["_id"]) and _good_text(reader, row, titled)
+    return _good_tags(reader, row.get("tags")) and _good_id(reader, row["_id"]) and _good_text(reader, row, titled)
+
+
+def _good_tags(reader: _Reader, tags: Any) -> bool:
+    if tags is None or (isinstance(tags, list) and all(isinstance(tag, str) and tag for tag in tags)):
+        return True
+    message = f"'tags' is {json.dumps(tags)[:60]}, which is not a list of words"
+    reader.error("wrong-type", str(tags)[:60], message, 'write "tags": ["name", ...] or leave it out')
+    return False
 
 
 def _encodable(value: str) -> bool:

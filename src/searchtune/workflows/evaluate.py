@@ -174,6 +174,7 @@ class _Bench:
             costs=costs,
             provenance=self._provenance(),
             metrics=suite.metrics,
+            tags=collection.query_tags,
         )
         return build_report(evidence, seed=suite.seed), runs
 

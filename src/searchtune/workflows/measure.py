@@ -76,6 +76,7 @@ def measure(subject: Subject, folder: Path, *, seed: int) -> Report:
             training=subject.training,
             costs=costs_of(rankers, milliseconds),
             provenance=subject.provenance,
+            tags=collection.query_tags,
         ),
         seed=seed,
     )

@@ -54,7 +54,7 @@ def open_training_set(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> 
     if recipe.train_on == "train+dev":
         collection = _dev_in_train(collection)
     train = collection.qrels["train"]
-    leaking = 0
+    leaking = copies = 0
     for split in sorted(set(collection.qrels) & {"test", "dev"}):
         report = find_leaks(collection, train, collection.qrels[split])
         if leaks == "fail":
@@ -62,6 +62,11 @@ def open_training_set(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> 
         if leaks == "drop":
             train = report.without_leaks(train)
         leaking += len(report.train_queries)
+        copies += len(report.documents)
+    if copies:
+        progress.note(
+            f"{copies} train documents are copies of test or dev answers ({'left out' if leaks == 'drop' else 'kept'})"
+        )
     if leaking:
         progress.note(
             f"{leaking} train queries are also test or dev queries ({'left out' if leaks == 'drop' else 'kept'})"

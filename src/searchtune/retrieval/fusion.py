@@ -92,7 +92,7 @@ class Candidates:
         totals = self._merge(np.maximum if self.method == "combmax" else np.add, gains)
         if self.method == "combmnz":
             totals *= self._merge(np.add, np.ones_like(gains))
-        ranked = Run.ranked(self.queries, np.where(self._first, self._docs, NO_DOC), totals)
+        ranked = Run.ranked(self.queries, np.where(self._first, self._docs, NO_DOC), totals.astype(np.float32))
         return Run(ranked.queries, ranked.docs[:, : self.depth], ranked.scores[:, : self.depth])
 
     def _merge(self, function: np.ufunc, values: FloatArray64) -> FloatArray64:

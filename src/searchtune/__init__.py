@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from searchtune.evaluation.table import render_report as render_report
     from searchtune.metrics.ranking import score as score
     from searchtune.metrics.significance import Estimate as Estimate
+    from searchtune.retrieval.cache import EmbeddingCache as EmbeddingCache
     from searchtune.specs.card import AdapterCard as AdapterCard
     from searchtune.specs.recipe import EmbedRecipe as EmbedRecipe
+    from searchtune.specs.suite import SuiteSpec as SuiteSpec
     from searchtune.specs.task import TaskSpec as TaskSpec
     from searchtune.types import Collection as Collection
     from searchtune.types import Qrels as Qrels
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from searchtune.workflows.adapter import verify_adapter as verify_adapter
     from searchtune.workflows.embed import EmbedResult as EmbedResult
     from searchtune.workflows.embed import train_embedding as train_embedding
+    from searchtune.workflows.evaluate import load_suite as load_suite
+    from searchtune.workflows.evaluate import run_suite as run_suite
     from searchtune.workflows.recipes import load_recipe as load_recipe
     from searchtune.workflows.search import Hit as Hit
     from searchtune.workflows.search import encode_file as encode_file
@@ -44,6 +48,7 @@ _HOMES = {
     "ConfigError": "searchtune.errors",
     "DataError": "searchtune.errors",
     "EmbedRecipe": "searchtune.specs.recipe",
+    "EmbeddingCache": "searchtune.retrieval.cache",
     "EmbedResult": "searchtune.workflows.embed",
     "Estimate": "searchtune.metrics.significance",
     "Hit": "searchtune.workflows.search",
@@ -52,15 +57,18 @@ _HOMES = {
     "Report": "searchtune.evaluation.report",
     "Run": "searchtune.types",
     "SearchtuneError": "searchtune.errors",
+    "SuiteSpec": "searchtune.specs.suite",
     "TaskSpec": "searchtune.specs.task",
     "Verification": "searchtune.workflows.adapter",
     "encode_file": "searchtune.workflows.search",
     "load_recipe": "searchtune.workflows.recipes",
+    "load_suite": "searchtune.workflows.evaluate",
     "load_task": "searchtune.data.tasks",
     "merge_adapter": "searchtune.workflows.adapter",
     "open_collection": "searchtune.data.tasks",
     "read_report": "searchtune.evaluation.report",
     "render_report": "searchtune.evaluation.table",
+    "run_suite": "searchtune.workflows.evaluate",
     "score": "searchtune.metrics.ranking",
     "search_collection": "searchtune.workflows.search",
     "train_embedding": "searchtune.workflows.embed",

@@ -15,6 +15,7 @@ import searchtune
 from searchtune.cli.main import COMMANDS
 from searchtune.specs.base import parse_spec, read_yaml
 from searchtune.specs.recipe import EmbedRecipe
+from searchtune.specs.suite import SuiteSpec
 from searchtune.specs.task import TaskSpec
 from searchtune.storage.assets import find_asset
 
@@ -76,6 +77,14 @@ def test_every_recipe_is_valid(path):
 def test_every_stage_has_a_recipe_for_a_quick_try(stage):
     assert stage in RECIPES
     assert list((ROOT / "configs" / stage).glob("*-smoke.yaml")), f"configs/{stage} needs a *-smoke.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "eval" / "suites").rglob("*.yaml")), ids=relative)
+def test_every_suite_is_valid(path):
+    suite = parse_spec(SuiteSpec, read_yaml(path), relative(path))
+    assert suite.name == path.stem
+    assert all(find_asset("tasks", task).is_relative_to(ROOT / "tasks") for task in suite.tasks)
+    assert path.read_text(encoding="utf-8").startswith("# searchtune eval run"), "a suite opens with its launch command"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tasks").rglob("*.yaml")), ids=relative)

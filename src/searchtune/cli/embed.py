@@ -104,9 +104,10 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search a collection with base plus adapter."""
+    from searchtune.retrieval.cache import EmbeddingCache
     from searchtune.workflows.search import search_collection
 
-    hits = search_collection(adapter, query, task, top, base=base)
+    hits = search_collection(adapter, query, task, top, base=base, cache=EmbeddingCache())
     if as_json:
         typer.echo(json.dumps([hit._asdict() for hit in hits], indent=2, ensure_ascii=False))
         return

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from tests.unit.evaluation.made_up import made_up_evidence
 from typer.testing import CliRunner
 
 from searchtune.cli.main import app
+from searchtune.evaluation import build_report, write_report
+from searchtune.evaluation.report import SystemScores
 
 QRELS = "q1 0 a 1\nq1 0 b 0\nq2 0 c 2\nq3 0 d 1\n"
 GOOD = "q1 Q0 a 1 3 good\nq1 Q0 b 2 2 good\nq2 Q0 c 1 3 good\nq3 Q0 d 1 1 good\n"
@@ -52,3 +55,42 @@ def test_what_is_refused(run, args, words):
     assert done.exit_code == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def reports(tmp_path):
+    """Two reports over the same twenty queries, the second one with a worse tuned system."""
+    report = build_report(made_up_evidence(queries=20, docs=40), rounds=50)
+    old = report.systems["tuned"].metrics["ndcg@10"]
+    worse = {**report.systems["tuned"].metrics, "ndcg@10": old._replace(mean=old.mean - 0.05)}
+    changed = report.model_copy(update={"systems": {**report.systems, "tuned": SystemScores(metrics=worse)}})
+    for name, it in (("before", report), ("after", changed)):
+        (tmp_path / name).mkdir()
+        write_report(it, tmp_path / name / "report.json")
+    return "before/report.json", "after/report.json"
+
+
+def test_the_gate(run, reports):
+    before, after = reports
+    gate = ("eval", "gate", "--baseline", before, "--max-drop", "ndcg@10=0.5%")
+    assert run(*gate, before).exit_code == 0
+    failed = run(*gate, after)
+    assert failed.exit_code == 1
+    assert "FAIL tuned" in failed.stdout
+    assert run(*gate, after, "--system", "base").exit_code == 0
+    assert json.loads(run(*gate, after, "--json").stdout)["passed"] is False
+
+
+def test_a_comparison(run, reports):
+    done = run("eval", "compare", *reports)
+    assert done.exit_code == 0, done.output
+    assert "before" in done.stdout
+    assert "20 queries" in done.stdout
+    assert json.loads(run("eval", "compare", *reports, "--json").stdout)["n"] == 20
+
+
+def test_tables(run, reports):
+    assert "| tuned" in run("eval", "table", reports[0], "--format", "markdown").stdout
+    assert "\\toprule" in run("eval", "table", reports[0], "--format", "latex", "--slice", "unseen").stdout
+    wrong = run("eval", "table", reports[0], "--format", "markdwn")
+    assert (wrong.exit_code, "did you mean 'markdown'" in wrong.stderr) == (2, True)

@@ -1,17 +1,20 @@
 """From the name of a task to its collection.
 
-A task's `source` is `builtin:NAME` or a BEIR folder. A relative folder is looked for beside the task file, in the
-working directory, in the folder that the environment variable `SEARCHTUNE_DATA` names, and in `./datasets`.
-`searchtune data fetch` downloads to `$SEARCHTUNE_DATA`, or to `./datasets` where that is not set.
+A task's `source` is `builtin:NAME`, `irds:ID` (see `searchtune.data.irds`) or a BEIR folder. A relative folder is
+looked for beside the task file, in the working directory, in the folder that the environment variable
+`SEARCHTUNE_DATA` names, and in `./datasets`. `searchtune data fetch` downloads to `$SEARCHTUNE_DATA`, or to
+`./datasets` where that is not set.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from searchtune.data.beir import check_template, read_beir
+from searchtune.data.irds import IRDS, open_irds
 from searchtune.data.pystdlib import load_pystdlib
 from searchtune.data.splits import cut_dev
 from searchtune.errors import ConfigError, did_you_mean
@@ -31,7 +34,9 @@ _BUILTINS = {"pystdlib": load_pystdlib}
 
 
 def load_task(name_or_path: str) -> TaskSpec:
-    """The task that a name under `tasks/`, a task file, a BEIR folder or `builtin:NAME` stands for."""
+    """The task that a name under `tasks/`, a task file, a BEIR folder, `builtin:NAME` or `irds:ID` stands for."""
+    if name_or_path.startswith(IRDS):
+        return TaskSpec(name=re.sub(r"[^\w.-]+", "-", name_or_path.removeprefix(IRDS)), source=name_or_path)
     path = find_asset("tasks", name_or_path.removeprefix(BUILTIN))
     if path.is_dir():
         folder = path.resolve()
@@ -44,7 +49,7 @@ def load_task(name_or_path: str) -> TaskSpec:
 def open_collection(task: TaskSpec) -> Collection:
     """Read a task's collection; where it has train but no dev, dev is cut from train (see `splits.cut_dev`)."""
     check_template(task.doc_template)
-    collection = _builtin(task) if task.source.startswith(BUILTIN) else _folder(task)
+    collection = _opened(task)
     if "train" in collection.qrels and "dev" not in collection.qrels:
         return cut_dev(collection, task.dev_from_train)
     return collection
@@ -53,6 +58,20 @@ def open_collection(task: TaskSpec) -> Collection:
 def data_home() -> Path:
     """Where collections are downloaded to: `$SEARCHTUNE_DATA`, or `./datasets`."""
     return Path(os.environ.get("SEARCHTUNE_DATA") or "datasets").expanduser()
+
+
+def _opened(task: TaskSpec) -> Collection:
+    if task.source.startswith(BUILTIN):
+        return _builtin(task)
+    if task.source.startswith(IRDS):
+        return open_irds(
+            task.source,
+            name=task.name,
+            doc_template=task.doc_template,
+            min_grade=task.min_grade,
+            drop_self=task.drop_self,
+        )
+    return _folder(task)
 
 
 def _builtin(task: TaskSpec) -> Collection:

@@ -9,7 +9,18 @@ from searchtune.evaluation.report import Comparison
 from searchtune.metrics.ranking import parse_metric
 from searchtune.metrics.significance import Estimate
 
-_NAMES = {"ndcg": "nDCG", "recall": "Recall", "precision": "Precision", "mrr": "MRR", "map": "MAP", "hit": "Hit"}
+_NAMES = {
+    "ndcg": "nDCG",
+    "ndcg_exp": "nDCG (exponential)",
+    "recall": "Recall",
+    "precision": "Precision",
+    "mrr": "MRR",
+    "map": "MAP",
+    "hit": "Hit",
+    "rprec": "R-precision",
+    "judged": "Judged",
+    "rbp": "RBP",
+}
 NO_FIGURE = "–"
 """Stands where a figure cannot be had."""
 

@@ -15,8 +15,8 @@ class TaskSpec(Spec):
     name: str
     """Short name, used in reports."""
     source: str
-    """`builtin:NAME`, or a BEIR folder. A relative one is looked for beside the task file, in the working directory,
-    in `$SEARCHTUNE_DATA` and in `./datasets`."""
+    """`builtin:NAME`, `irds:ID` of ir_datasets (several with `+`), or a BEIR folder. A relative folder is looked for
+    beside the task file, in the working directory, in `$SEARCHTUNE_DATA` and in `./datasets`."""
     description: str = ""
     licence: str = "unknown"
     """Licence of the collection, as its owner states it."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from searchtune.data.duplicates import find_duplicates, fold_qrels, fold_run
-from searchtune.data.irds import IRDS, open_irds
 from searchtune.data.leakage import residual, seen_mask
 from searchtune.data.named import NamedRun
 from searchtune.data.results import RetrievalResult, has_mteb_name, write_result
@@ -90,16 +89,11 @@ def run_suite(
     return [_measure_task(suite, name, out, cache, progress) for name in suite.tasks]
 
 
-def open_task(name: str) -> Collection:
-    """A collection by task name, file, BEIR folder or `irds:` id."""
-    return open_irds(name) if name.startswith(IRDS) else open_collection(load_task(name))
-
-
 def _measure_task(
     suite: SuiteSpec, name: str, out: Path, cache: EmbeddingCache | None, progress: Progress
 ) -> TaskResult:
     progress.stage(f"opening {name}")
-    collection = open_task(name)
+    collection = open_collection(load_task(name))
     if suite.split not in collection.qrels:
         raise DataError(
             f"{collection.name} has no split {suite.split!r}{did_you_mean(suite.split, collection.qrels)}; "

@@ -97,3 +97,17 @@ def test_dev_is_cut_only_where_there_is_none(make):
 def test_bad_template_is_refused_before_reading():
     with pytest.raises(ConfigError, match=r"only \{title\} and \{text\}"):
         open_collection(TaskSpec(name="x", source="builtin:pystdlib", doc_template="{body}"))
+
+
+def test_a_task_of_ir_datasets(monkeypatch):
+    asked = {}
+
+    def fake(source, **options):
+        asked.update(source=source, **options)
+        return build_collection("x", {"d": ("", "a cat")}, {"q": "cat"}, {"test": [("q", "d", 1)]})
+
+    monkeypatch.setattr(tasks, "open_irds", fake)
+    spec = load_task("irds:beir/scifact/train+beir/scifact/test")
+    assert spec.name == "beir-scifact-train-beir-scifact-test"
+    assert len(open_collection(spec).split("test")) == 1
+    assert (asked["source"], asked["min_grade"]) == (spec.source, 1)

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchtune.errors import ConfigError, DataError
@@ -29,6 +29,7 @@ def by_hand(rows, depth, k):
     return sorted(gains, key=lambda doc: (-np.float32(gains[doc]), -doc))[:depth], gains
 
 
+@settings(deadline=None)
 @given(
     data=st.lists(st.tuples(ROW, ROW, ROW), min_size=1, max_size=3),
     depth=st.integers(1, 10),

@@ -29,7 +29,8 @@ from searchtune.evaluation.report import (
     plain,
 )
 from searchtune.evaluation.slices import Bins, query_bins
-from searchtune.metrics.ranking import rank_labels, score
+from searchtune.metrics.labels import rank_labels
+from searchtune.metrics.ranking import score
 from searchtune.metrics.significance import ROUNDS
 from searchtune.types import Collection, Qrels, Run
 
@@ -126,10 +127,12 @@ def recall_curve(run: Run, qrels: Qrels, min_grade: int = 1) -> list[float]:
 
     A judged query without a relevant document, or that the run lacks, counts 0, as in `recall@k`.
     """
-    labels = rank_labels(run, qrels, min_grade=min_grade)
-    found = np.cumsum(labels.relevant[:, :CURVE_DEPTH], axis=1)  # (judged, depth)
-    shares = found / np.maximum(labels.relevant_count, 1)[:, None]
-    return [round(float(share), 6) for share in shares.mean(axis=0)]
+    labels = rank_labels(run, qrels, min_grade=min_grade, depth=CURVE_DEPTH)
+    hits = labels.relevant
+    shares = 1 / np.maximum(labels.relevant_count, 1)[hits.rows]  # of its query
+    depth = min(run.depth, CURVE_DEPTH)
+    added = np.bincount(hits.ranks - 1, weights=shares, minlength=depth)  # (depth,)
+    return [round(float(share), 6) for share in np.cumsum(added) / max(1, len(qrels))]
 
 
 def _check(evidence: Evidence) -> None:

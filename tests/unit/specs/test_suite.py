@@ -38,7 +38,7 @@ def test_what_is_compared_by_default():
         ({"systems": {"a": {"kind": "dense"}}}, "model"),
         ({"systems": {"both": SYSTEMS["both"], **SYSTEMS}}, "which is not among the systems before it"),
         ({"systems": {**SYSTEMS, "all": {**SYSTEMS["both"], "weights": [1]}}}, "fuses 2 systems with 1 weights"),
-        ({"system": {}}, "unknown key 'system', did you mean 'systems'?"),
+        ({"system": {}}, "unknown key 'system'; did you mean 'systems'?"),
     ],
 )
 def test_suites_that_are_refused(changes, message):

@@ -159,7 +159,7 @@ def test_duplicates_as_one(suite, tiny_collection, tmp_path):
 
 
 def test_no_such_split(suite, tmp_path):
-    with pytest.raises(DataError, match="has no split 'tset', did you mean 'test'"):
+    with pytest.raises(DataError, match="has no split 'tset'; did you mean 'test'"):
         run_suite(suite(split="tset"), tmp_path / "out")
 
 

@@ -3,8 +3,8 @@
 The collection is pystdlib. Every run is a process of its own, one after another; a row of JSON a run is appended to
 `--out`, so that runs may be made at different times, and `--report` prints the table. Runs:
 
-    prefix, query-only    the recipes under configs/embed as they are
-    full                  the recipe of `prefix` with every layer adapted and nothing cached
+    prefix, query-only    the recipes minilm-pystdlib and minilm-pystdlib-query-only
+    full                  the recipe minilm-pystdlib-all-layers: nothing cached
     st-fp32, st-bf16      SentenceTransformerTrainer with the LoRA, batches, epochs and warm-up of `full`:
                           MultipleNegativesRankingLoss at scale 20, batches without duplicates, all else at its defaults
     st-bf16-best          the same with eager attention and without dropout, which is faster on a CPU
@@ -37,7 +37,7 @@ from curve import Mark, TestSplit, first_to_reach, marks_of, seconds_for_vectors
 SEARCHTUNE = {
     "prefix": "embed/minilm-pystdlib",
     "query-only": "embed/minilm-pystdlib-query-only",
-    "full": "embed/minilm-pystdlib",
+    "full": "embed/minilm-pystdlib-all-layers",
 }
 PEERS = ("st-fp32", "st-bf16", "st-bf16-best")
 METRICS = ("ndcg@10", "recall@100")
@@ -143,7 +143,7 @@ def _along_the_way(recipe: Any, marks: list[Mark], options: argparse.Namespace) 
 def _recipe(name: str, options: argparse.Namespace) -> Any:
     from searchtune.workflows.recipes import load_recipe
 
-    changes = ["frozen_prefix=false", "method.top_layers=null", f"optim.lr={options.lr}"] if name == "full" else []
+    changes = [f"optim.lr={options.lr}"] if name == "full" else []
     marks = [f"optim.checkpoint_every={options.mark_every}", "optim.keep_checkpoints=100000"]
     return load_recipe(SEARCHTUNE[name], task=options.task, overrides=[*changes, *options.set, *marks])
 

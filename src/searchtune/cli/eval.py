@@ -31,6 +31,7 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. --set split=dev.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder [default: runs/eval/SUITE].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Measure only the tasks that have no report yet.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation.")] = False,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Encode everything anew; read and write no cache.")
@@ -44,7 +45,9 @@ def run(
     from searchtune.workflows.evaluate import load_suite, run_suite
 
     settled = load_suite(suite, overrides or [])
-    policy: OutputPolicy = "overwrite" if overwrite else "fail"
+    if resume and overwrite:
+        raise typer.BadParameter("give one of --resume and --overwrite")
+    policy: OutputPolicy = "resume" if resume else "overwrite" if overwrite else "fail"
     with RichProgress() as progress:
         cache = None if no_cache else EmbeddingCache()
         results = run_suite(

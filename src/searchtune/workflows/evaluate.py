@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from searchtune.data.named import NamedRun
 from searchtune.data.results import RetrievalResult, has_mteb_name, write_result
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.data.trec import write_trec_run
-from searchtune.errors import DataError, did_you_mean
-from searchtune.evaluation import Evidence, Report, build_report, write_report
+from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.evaluation import Evidence, Report, build_report, read_report, write_report
 from searchtune.evaluation.page import write_page
 from searchtune.evaluation.report import HEADLINE
 from searchtune.metrics.ranking import score
@@ -27,6 +28,7 @@ from searchtune.retrieval.exact import ExactIndex
 from searchtune.retrieval.tuning import tune_weights
 from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
 from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, RunSystem, SuiteSpec
+from searchtune.specs.task import TaskSpec
 from searchtune.storage.assets import find_asset
 from searchtune.storage.atomic import write_json
 from searchtune.storage.output import OutputPolicy, prepare_output
@@ -78,34 +80,60 @@ def run_suite(
 
     `out`/TASK gets `report.json`, `report.html`, `runs/SYSTEM.run.gz` (TREC) and `mteb/SYSTEM/TASK.json`.
 
-    With a cache, texts that an encoder has seen are not encoded again.
+    With a cache, texts that an encoder has seen are not encoded again. With the policy `resume`, tasks that have a
+    report are not measured again.
 
     Raises:
         SearchtuneError: a task, system or file that cannot be opened, or a split that is not there.
     """
     out = Path(out).expanduser().resolve()
     prepare_output(out, policy)
-    write_json(out / SUITE_FILE, suite.model_dump(mode="json"))
-    return [_measure_task(suite, name, out, cache, progress) for name in suite.tasks]
+    _settle(suite, out / SUITE_FILE, policy)
+    tasks = {_folder_name(task.name): task for task in map(load_task, suite.tasks)}
+    if len(tasks) < len(suite.tasks):
+        raise ConfigError(f"suite {suite.name}: two of its tasks {suite.tasks} bear one name; give each its own")
+    results = []
+    for name, task in tasks.items():
+        done = out / name / "report.json"
+        if policy == "resume" and done.is_file():
+            results.append(TaskResult(task.name, out / name, read_report(done)))
+        else:
+            results.append(_measure_task(suite, task, out / name, cache, progress))
+    return results
+
+
+def _settle(suite: SuiteSpec, file: Path, policy: OutputPolicy) -> None:
+    """Record the suite at the first start; what is resumed must be the same one."""
+    if policy == "resume" and file.is_file():
+        if parse_spec(SuiteSpec, json.loads(file.read_text(encoding="utf-8")), str(file)) != suite:
+            raise ConfigError(f"{file}: started with another suite; resume with that one, or --overwrite")
+        return
+    write_json(file, suite.model_dump(mode="json"))
+
+
+def _folder_name(task: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", task).lstrip(".") or "task"
 
 
 def _measure_task(
-    suite: SuiteSpec, name: str, out: Path, cache: EmbeddingCache | None, progress: Progress
+    suite: SuiteSpec, task: TaskSpec, folder: Path, cache: EmbeddingCache | None, progress: Progress
 ) -> TaskResult:
-    progress.stage(f"opening {name}")
-    collection = open_collection(load_task(name))
+    progress.stage(f"opening {task.name}")
+    collection = open_collection(task)
     if suite.split not in collection.qrels:
         raise DataError(
             f"{collection.name} has no split {suite.split!r}{did_you_mean(suite.split, collection.qrels)}; "
             f"it has {', '.join(sorted(collection.qrels)) or 'none'}"
         )
     report, runs = _Bench(suite, collection, cache, progress).report()
-    folder = out / collection.name
     folder.mkdir(parents=True, exist_ok=True)
-    write_report(report, folder / "report.json")
+    try:
+        _write_for_others(folder, collection, report, runs)
+    except DataError as error:
+        progress.note(f"warning: runs were not written for other tools: {error}")
     write_page(report, folder / "report.html")
-    _write_for_others(folder, collection, report, runs)
-    return TaskResult(collection.name, folder, report)
+    write_report(report, folder / "report.json")  # last: a task with a report is done
+    return TaskResult(task.name, folder, report)
 
 
 def _write_for_others(folder: Path, collection: Collection, report: Report, runs: Mapping[str, Run]) -> None:
@@ -117,7 +145,7 @@ def _write_for_others(folder: Path, collection: Collection, report: Report, runs
         figures = {metric: it.mean for metric, it in report.systems[system].metrics.items() if has_mteb_name(metric)}
         results = folder / "mteb" / system
         results.mkdir(parents=True, exist_ok=True)
-        result = RetrievalResult(collection.name, {report.split: figures}, dataset_revision=collection.fingerprint)
+        result = RetrievalResult(folder.name, {report.split: figures}, dataset_revision=collection.fingerprint)
         write_result(result, results)
 
 

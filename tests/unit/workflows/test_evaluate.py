@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -168,6 +169,36 @@ def test_out_is_there_already(suite, tmp_path):
     with pytest.raises(OutputExistsError):
         run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "out")
     run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "out", policy="overwrite")
+
+
+def test_a_resumed_suite_measures_what_is_missing(suite, tiny_collection, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_collection, other)
+    spec = suite({"words": {"kind": "bm25"}}, tasks=[str(tiny_collection), str(other)])
+    first, second = run_suite(spec, tmp_path / "out")
+    (second.folder / "report.json").unlink()
+    before = (first.folder / "report.json").stat().st_mtime_ns
+    again = run_suite(spec, tmp_path / "out", policy="resume")
+    assert [it.task for it in again] == [first.task, second.task]
+    assert (first.folder / "report.json").stat().st_mtime_ns == before
+    assert means(again[1]) == means(second)
+    with pytest.raises(ConfigError, match="started with another suite"):
+        run_suite(spec.model_copy(update={"depth": 7}), tmp_path / "out", policy="resume")
+
+
+def test_two_tasks_of_one_name(suite, tiny_collection, tmp_path):
+    shutil.copytree(tiny_collection, tmp_path / "elsewhere" / tiny_collection.name)
+    tasks = [str(tiny_collection), str(tmp_path / "elsewhere" / tiny_collection.name)]
+    with pytest.raises(ConfigError, match="two of its tasks"):
+        run_suite(suite({"words": {"kind": "bm25"}}, tasks=tasks), tmp_path / "out")
+
+
+def test_ids_that_no_run_file_can_hold(suite, tiny_collection, tmp_path):
+    for file in (tiny_collection / "corpus.jsonl", tiny_collection / "qrels" / "test.tsv"):
+        file.write_text(file.read_text(encoding="utf-8").replace("sea-0", "sea 0"), encoding="utf-8")
+    (result,) = run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "out")
+    assert result.report.n == 12
+    assert (result.folder / "report.json").is_file()
 
 
 def test_runs_have_every_rank_once(suite, tmp_path):

@@ -249,15 +249,21 @@ class _Bench:
 
     def _fusion(self, system: FusionSystem) -> dict[str, Any]:
         """How to fuse: as the suite says, or as fits dev best."""
-        plain = {"method": system.method, "normalisation": system.normalisation}
+        method, normalisation = system.method, system.normalisation
         if system.weights != DEV:
-            return {**plain, "weights": system.weights}
+            return {"method": method, "normalisation": normalisation, "weights": system.weights}
         if DEV not in self.collection.qrels:
             raise DataError(f"{self.collection.name} has no dev split to fit fusion weights on; give them as numbers")
         dev = self._folded(self.collection.qrels[DEV])
         runs, _ = self._runs(dev, None)
-        min_grade = self.collection.min_grade
-        tuned = tune_weights([runs[part] for part in system.of], dev, HEADLINE, min_grade=min_grade, **plain)
+        tuned = tune_weights(
+            [runs[part] for part in system.of],
+            dev,
+            HEADLINE,
+            method=method,
+            normalisation=normalisation,
+            min_grade=self.collection.min_grade,
+        )
         weights = ", ".join(f"{part} {weight:g}" for part, weight in zip(system.of, tuned.weights, strict=True))
         self.progress.note(
             f"fusion fitted on {len(dev)} dev queries: {weights}, k {tuned.k:g} "

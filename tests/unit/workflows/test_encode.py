@@ -79,7 +79,7 @@ def test_names_that_stand_for_nothing(finished, tmp_path):
         open_encoder("./nowhere")
     with pytest.raises(ArtifactError, match="no such folder"):
         open_adapter("nowhere")
-    with pytest.raises(ConfigError, match="whose card settles its length"):
+    with pytest.raises(ConfigError, match="whose card settles revision, length"):
         open_encoder(str(finished.folder), max_tokens=64)
 
 

@@ -194,7 +194,7 @@ def test_two_tasks_of_one_name(suite, tiny_collection, tmp_path):
 
 
 def test_ids_that_no_run_file_can_hold(suite, tiny_collection, tmp_path):
-    for file in (tiny_collection / "corpus.jsonl", tiny_collection / "qrels" / "test.tsv"):
+    for file in (tiny_collection / "corpus.jsonl", *(tiny_collection / "qrels").iterdir()):
         file.write_text(file.read_text(encoding="utf-8").replace("sea-0", "sea 0"), encoding="utf-8")
     (result,) = run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "out")
     assert result.report.n == 12

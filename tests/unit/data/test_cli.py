@@ -55,7 +55,10 @@ def test_show_counts_and_names_what_is_shared(run, make):
     done = run("show", folder)
     assert done.exit_code == 0
     assert "2 documents, 2 queries" in done.stdout
-    assert "train and test: 1 leaking query pairs, 0 copied answers; 2 of 2 test queries share a relevant document" in done.stdout
+    assert (
+        "train and test: 1 leaking query pairs, 0 copied answers; 2 of 2 test queries share a relevant document"
+        in done.stdout
+    )
     facts = json.loads(run("show", folder, "--json").stdout)
     assert facts["splits"]["test"] == {"judged": 2, "labels": 2, "relevant_per_query": 1.0}
     assert [row["leaks"][0]["kind"] for row in facts["shared"] if row["split"] == "test"] == ["same id"]

@@ -161,7 +161,7 @@ def _examples(collection: Collection) -> list[dict[str, str]]:
 
 def _shared(collection: Collection) -> list[dict[str, Any]]:
     """For every later split: queries that leak from train, and those whose relevant documents train has too."""
-    from searchtune.data.leakage import find_leaks, positives, seen_mask
+    from searchtune.data.leakage import find_leaks, shared_documents
 
     rows: list[dict[str, Any]] = []
     train = collection.qrels.get("train")
@@ -170,12 +170,11 @@ def _shared(collection: Collection) -> list[dict[str, Any]]:
         if train is None or labels is None:
             continue
         report = find_leaks(collection, train, labels)
-        seen = seen_mask(positives(train, collection.min_grade), labels, collection.min_grade)
         rows.append(
             {
                 "split": split,
                 "judged": len(labels),
-                "share_a_relevant_document_with_train": int(seen.sum()),
+                "share_a_relevant_document_with_train": shared_documents(collection, train, labels).queries,
                 "leaks": [{**asdict(leak), "text": report.describe(leak)} for leak in report.leaks],
                 "copied_answers": [
                     {**asdict(leak), "text": report.describe_document(leak)} for leak in report.documents

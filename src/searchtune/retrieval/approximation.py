@@ -1,28 +1,12 @@
-"""What an approximate index loses against exact search, and what it gains."""
+"""What an approximate index loses against exact search."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from searchtune.retrieval.index import VectorIndex
 from searchtune.types import NO_DOC, Run
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """An index beside exact search over the same vectors."""
-
-    kind: str
-    documents: int
-    bytes: int
-    build_seconds: float
-    ms_per_query: float
-    """Time of one search divided by its queries, in milliseconds."""
-    kept: dict[int, float]
-    """For each k, the mean share of the exact top k that the index has in its own top k."""
 
 
 def loss_against_exact(approximate: Run, exact: Run, ks: Sequence[int] = (10, 100)) -> dict[int, float]:
@@ -36,14 +20,6 @@ def loss_against_exact(approximate: Run, exact: Run, ks: Sequence[int] = (10, 10
     if not np.array_equal(approximate.queries, exact.queries):
         raise ValueError("the two runs are over different queries: search both indexes with the same ones")
     return {k: _kept(approximate, exact, k) for k in ks}
-
-
-def report_index(index: VectorIndex, run: Run, exact: Run, seconds: float) -> IndexReport:
-    """The facts of an index whose search gave `run` in `seconds`, beside the exact run of the same depth."""
-    depth = max(run.depth, exact.depth)
-    kept = loss_against_exact(run, exact, [k for k in (10, 100) if k <= depth] or [depth])
-    ms = 1000 * seconds / max(1, len(run.queries))
-    return IndexReport(index.kind, index.documents, index.bytes, index.build_seconds, ms, kept)
 
 
 def _kept(approximate: Run, exact: Run, k: int) -> float:

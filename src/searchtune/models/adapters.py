@@ -1,18 +1,19 @@
-"""Putting LoRA on an encoder (the only caller of peft), training it fast, and reading its weights back."""
+"""Putting LoRA on a model (the only caller of peft), training it fast, and reading its weights back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from searchtune.errors import ConfigError, did_you_mean
-from searchtune.models.encoder import Encoder
+from searchtune.models.encoder import HasBackbone
 from searchtune.models.layers import layer_stack
 from searchtune.models.quiet import quiet
 from searchtune.specs.recipe import LoraMethod
@@ -21,7 +22,7 @@ ADAPTER = "default"
 
 
 class Adapter:
-    """LoRA weights inside an encoder's backbone. The backbone is changed in place; `peft_model` wraps it."""
+    """LoRA weights, and those of a trained head, inside a model's backbone. The backbone is changed in place; `peft_model` wraps it."""
 
     def __init__(self, peft_model: PeftModel) -> None:
         self.peft_model = peft_model
@@ -58,13 +59,23 @@ def scaled(state: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
 
 
 @quiet()
-def add_lora(encoder: Encoder, method: LoraMethod, *, seed: int) -> Adapter:
-    """Put LoRA on the encoder's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.
+def add_lora(
+    model: HasBackbone,
+    method: LoraMethod,
+    *,
+    seed: int,
+    task_type: str = "FEATURE_EXTRACTION",
+    head: Sequence[str] = (),
+) -> Adapter:
+    """Put LoRA on the model's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.
+
+    The modules named in `head` are trained whole, in float32, and saved with the adapter: without that peft leaves a new
+    head frozen, random and unsaved.
 
     Raises:
         ConfigError: a target module that no layer has, or more top layers than there are.
     """
-    name, stack = layer_stack(encoder.backbone)
+    name, stack = layer_stack(model.backbone)
     linears = sorted(path for path, module in stack[0].named_modules() if isinstance(module, nn.Linear))
     targets = linears if method.target_modules == "all-linear" else method.target_modules
     for target in targets:
@@ -81,20 +92,33 @@ def add_lora(encoder: Encoder, method: LoraMethod, *, seed: int) -> Adapter:
         layers_to_transform=list(range(len(stack) - top, len(stack))),
         layers_pattern=name.rpartition(".")[2],
         use_rslora=method.rslora,
-        task_type="FEATURE_EXTRACTION",
+        task_type=task_type,
+        modules_to_save=list(head) or None,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        adapter = Adapter(get_peft_model(encoder.backbone, config, adapter_name=ADAPTER))
-    for layer in _lora_layers(encoder):
+        adapter = Adapter(_in_float32(get_peft_model(model.backbone, config, adapter_name=ADAPTER)))
+    for layer in _lora_layers(model):
         layer.train()
         if not method.dropout and type(layer) is LoraLinear:
             layer.forward = MethodType(_fused_forward, layer)  # type: ignore[method-assign]
     return adapter
 
 
-def _lora_layers(encoder: Encoder) -> list[LoraLinear]:
-    return [module for module in encoder.backbone.modules() if isinstance(module, LoraLinear)]
+def _lora_layers(model: HasBackbone) -> list[LoraLinear]:
+    return [module for module in model.backbone.modules() if isinstance(module, LoraLinear)]
+
+
+def _in_float32(model: PeftModel) -> PeftModel:
+    """Let heads that are trained whole compute in float32: steps of a learning rate are lost in bf16 weights."""
+    for wrapper in (module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)):
+        trained = wrapper.modules_to_save[ADAPTER].float()
+        trained.register_forward_pre_hook(lambda _, inputs: tuple(_widened(value) for value in inputs))
+    return model
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 class _FusedLora(torch.autograd.Function):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -57,10 +57,7 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:
         """Only an adapter's own dropout follows `mode`: the frozen base never drops anything."""
         super().train(mode)
-        self.backbone.eval()
-        for name, module in self.backbone.named_modules():
-            if "lora_dropout" in name:
-                module.train(mode)
+        train_adapter(self.backbone, mode)
         return self
 
     def forward(self, chunks: Sequence[Chunk], recompute: bool = False) -> Tensor:
@@ -97,6 +94,14 @@ class Encoder(nn.Module):
     def encode(self, texts: Sequence[str], *, max_tokens: int, prompt: str = "") -> FloatArray:
         """Vectors of texts, each cut at `max_tokens` after `prompt`. Shape: (texts, dim)."""
         return self.encode_store(tokenise(self.tokenizer, texts, max_tokens, prompt))
+
+
+def train_adapter(backbone: nn.Module, mode: bool) -> None:
+    """Let an adapter's dropout follow `mode`; everything else stays in evaluation mode."""
+    backbone.eval()
+    for name, module in backbone.named_modules():
+        if "lora_dropout" in name:
+            module.train(mode)
 
 
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
@@ -137,15 +142,24 @@ def load_encoder(folder: Path, *, dtype: torch.dtype, device: torch.device, atte
     return Encoder(backbone, tokenizer, layout)
 
 
+class HasBackbone(Protocol):
+    """A model of ours around a transformer of the library."""
+
+    backbone: Any
+    training: bool
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
 @contextmanager
-def inference(encoder: Encoder) -> Iterator[None]:
+def inference(model: HasBackbone) -> Iterator[None]:
     """Evaluate with the fused attention kernel, then put training's setting back: its backward pass is slow on CPUs."""
-    before = encoder.backbone.config._attn_implementation
-    training = encoder.training
-    encoder.backbone.config._attn_implementation = "sdpa"
-    encoder.eval()
+    before = model.backbone.config._attn_implementation
+    training = model.training
+    model.backbone.config._attn_implementation = "sdpa"
+    model.train(False)
     try:
         yield
     finally:
-        encoder.backbone.config._attn_implementation = before
-        encoder.train(training)
+        model.backbone.config._attn_implementation = before
+        model.train(training)

@@ -29,12 +29,14 @@ _MIN_CHUNK = 2048
 class Chunk:
     """Some texts of similar length, padded to the longest.
 
-    Shape: ids (texts, tokens) int64, or hidden (texts, tokens, dim); mask (texts, tokens) int64.
+    Shape: ids (texts, tokens) int64, or hidden (texts, tokens, dim); mask and segments (texts, tokens) int64.
     """
 
     mask: Tensor
     ids: Tensor | None = None
     hidden: Tensor | None = None
+    segments: Tensor | None = None
+    """0 for a pair's first text, 1 for its second, where the model knows segments."""
 
 
 class Store(Protocol):
@@ -62,7 +64,7 @@ class TokenStore:
         return np.diff(self.offsets)
 
     def chunk(self, texts: IntArray, device: torch.device) -> Chunk:
-        mask = _mask(self.lengths[texts])
+        mask = padding_mask(self.lengths[texts])
         ids = torch.zeros(mask.shape, dtype=torch.int64)
         ids[mask.bool()] = torch.from_numpy(_gather(self.ids, self.offsets, texts))
         return Chunk(mask=mask.to(device), ids=ids.to(device))
@@ -87,7 +89,7 @@ class HiddenStore:
         return np.diff(self.offsets)
 
     def chunk(self, texts: IntArray, device: torch.device) -> Chunk:
-        mask = _mask(self.lengths[texts])
+        mask = padding_mask(self.lengths[texts])
         hidden = torch.zeros((*mask.shape, self.hidden.shape[1]), dtype=self.hidden.dtype)
         for place, text in enumerate(texts):  # contiguous copies: many times faster than one indexed one
             start, stop = int(self.offsets[text]), int(self.offsets[text + 1])
@@ -95,8 +97,10 @@ class HiddenStore:
         return Chunk(mask=mask.to(device), hidden=hidden.to(device))
 
 
-def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int, prompt: str = "") -> TokenStore:
-    """Token ids of `prompt + text` for every text, cut at `max_tokens`."""
+def tokenise(
+    tokenizer: Any, texts: Sequence[str], max_tokens: int, prompt: str = "", *, special: bool = True
+) -> TokenStore:
+    """Token ids of `prompt + text` for every text, cut at `max_tokens`, with the tokenizer's special tokens or bare."""
     pieces: list[list[int]] = []
     truncated = 0
     for start in range(0, len(texts), 4096):
@@ -105,6 +109,7 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int, prompt: str 
             batch,
             truncation=True,
             max_length=max_tokens,
+            add_special_tokens=special,
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,
@@ -134,7 +139,8 @@ def length_sorted_chunks(lengths: IntArray, max_tokens: int) -> Iterator[IntArra
         start = stop
 
 
-def _mask(lengths: IntArray) -> Tensor:
+def padding_mask(lengths: IntArray) -> Tensor:
+    """1 for a token, 0 for padding. Shape: lengths (texts,) -> (texts, tokens) int64."""
     width = -(-int(lengths.max(initial=1)) // _WIDTH_STEP) * _WIDTH_STEP
     return (torch.arange(width)[None, :] < torch.from_numpy(lengths)[:, None]).long()
 

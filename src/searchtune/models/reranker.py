@@ -1,0 +1,224 @@
+"""`Reranker`: a model that reads a query and a document together and gives one score.
+
+Two heads: that of a cross-encoder (a sequence classifier with one output, made anew where the base has none), and the
+yes/no head of a causal language model, whose score is the logit of "yes" less that of "no" at the last token
+(Nogueira et al. 2020, arXiv:2003.06713; no weights are added). It does not know tasks, losses or rankings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from searchtune.errors import ConfigError, ModelError
+from searchtune.models.encoder import Attention, inference, train_adapter
+from searchtune.models.inputs import Chunk, length_sorted_chunks
+from searchtune.models.layers import layer_stack
+from searchtune.models.pairs import PairFormat, PairStore, template_format, tokenizer_format
+from searchtune.models.quiet import quiet
+from searchtune.types import FloatArray, IntArray
+
+Head = Literal["classifier", "yes-no"]
+
+YES_NO_TEMPLATE = "Does the document answer the query? Reply yes or no.\nQuery: {query}\nDocument: {document}\nReply:"
+"""What a causal language model is asked unless the recipe says otherwise."""
+_ANSWERS = (" yes", " no")
+
+
+@dataclass(frozen=True)
+class RerankerLayout:
+    """How a reranker reads a pair and where its score comes from."""
+
+    head: Head
+    max_tokens: int
+    template: str = ""
+    """The text around query and document; empty where the tokenizer's own special tokens stand around them."""
+    answers: tuple[int, int] | None = None
+    """Token ids of yes and no."""
+
+
+class Reranker(nn.Module):
+    """Transformer and head. `forward` takes all chunks of a batch at once, as `Encoder` does."""
+
+    def __init__(self, backbone: Any, tokenizer: Any, layout: RerankerLayout, *, fresh_head: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.layout = layout
+        self.fresh_head = fresh_head
+        """Whether the base had no head of its own, so that scores mean nothing before training."""
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.backbone.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the frozen weights, in which activations flow."""
+        dtype: torch.dtype = next(p.dtype for p in self.backbone.parameters() if not p.requires_grad)
+        return dtype
+
+    @property
+    def form(self) -> PairFormat:
+        """How its pairs are put together."""
+        if self.layout.template:
+            return template_format(self.tokenizer, self.layout.template, self.layout.max_tokens)
+        return tokenizer_format(self.tokenizer, self.layout.max_tokens)
+
+    @property
+    def head_modules(self) -> list[str]:
+        """Dotted names of the modules between the last layer and the score; they are trained and saved whole."""
+        return [] if self.layout.head == "yes-no" else head_modules(self.backbone)
+
+    def train(self, mode: bool = True) -> Reranker:
+        """Only an adapter's own dropout follows `mode`: the frozen base and the head never drop anything."""
+        super().train(mode)
+        train_adapter(self.backbone, mode)
+        return self
+
+    def forward(self, chunks: Sequence[Chunk], recompute: bool = False) -> Tensor:
+        """Scores of all pairs of all chunks, in their order; `recompute` trades time for memory, as in `Encoder`.
+
+        Shape: (pairs,) float32.
+        """
+        if recompute and torch.is_grad_enabled():
+            return torch.cat([checkpoint(self.score_chunk, chunk, use_reentrant=False) for chunk in chunks])  # type: ignore[arg-type]
+        return torch.cat([self.score_chunk(chunk) for chunk in chunks])
+
+    def score_chunk(self, chunk: Chunk) -> Tensor:
+        """Scores of one chunk: logits, without an activation. Shape: (pairs,) float32."""
+        inputs: dict[str, Tensor | None] = {"input_ids": chunk.ids, "attention_mask": chunk.mask}
+        if chunk.segments is not None:
+            inputs["token_type_ids"] = chunk.segments
+        if self.layout.answers is None:
+            scores: Tensor = self.backbone(**inputs).logits[:, 0]
+            return scores.float()
+        body = getattr(self.backbone, self.backbone.base_model_prefix)
+        states = body(**inputs, use_cache=False).last_hidden_state  # (pairs, tokens, dim)
+        last = states[torch.arange(len(states), device=states.device), chunk.mask.sum(1) - 1]
+        rows = self.backbone.get_output_embeddings().weight[list(self.layout.answers)]  # (2, dim)
+        logits = last.float() @ rows.float().T
+        return logits[:, 0] - logits[:, 1]
+
+    @torch.no_grad()
+    def score_store(
+        self, store: PairStore, queries: IntArray, documents: IntArray, *, tokens_per_chunk: int = 8192
+    ) -> FloatArray:
+        """Scores of many pairs, batched by length across queries. Shape: (pairs,) all."""
+        scores = np.zeros(len(queries), dtype=np.float32)
+        with inference(self):
+            for rows in length_sorted_chunks(store.lengths(queries, documents), tokens_per_chunk):
+                chunk = store.chunk(queries[rows], documents[rows], self.device)
+                scores[rows] = self.score_chunk(chunk).cpu().numpy()
+        return scores
+
+
+def head_modules(backbone: Any) -> list[str]:
+    """Dotted names of what a sequence classifier puts on its transformer, a pooler inside the transformer included."""
+    prefix = backbone.base_model_prefix
+    outside = [name for name, module in _with_weights(backbone) if name != prefix]
+    inside = [f"{prefix}.{name}" for name, _ in _with_weights(getattr(backbone, prefix)) if "pooler" in name]
+    return inside + outside
+
+
+def _with_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The named children of a module that have weights (dropouts have none)."""
+    return ((name, child) for name, child in module.named_children() if next(child.parameters(), None) is not None)
+
+
+@quiet()
+def load_reranker(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    head: Head | None = None,
+    max_tokens: int | None = None,
+    template: str | None = None,
+    attention: Attention = "sdpa",
+    seed: int = 13,
+) -> Reranker:
+    """The base in `folder`, frozen, in `dtype` on `device`; a head that it lacks is drawn from `seed`.
+
+    `head` None takes "yes-no" for a causal language model and "classifier" for all others.
+
+    Raises:
+        ModelError: the folder cannot be opened, or it is a classifier with several outputs.
+        ConfigError: more tokens than the model has positions, or a template without placeholders.
+    """
+    config = _config(folder)
+    architecture = (config.get("architectures") or [""])[0]
+    head = head or ("yes-no" if architecture.endswith("ForCausalLM") else "classifier")
+    outputs = len(config.get("id2label") or ()) or 1
+    if head == "classifier" and architecture.endswith("ForSequenceClassification") and outputs != 1:
+        raise ModelError(f"{folder}: a classifier with {outputs} outputs; a reranker has one")
+    kinds: dict[Head, Any] = {"classifier": AutoModelForSequenceClassification, "yes-no": AutoModelForCausalLM}
+    options = {"num_labels": 1} if head == "classifier" else {}
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            backbone, loaded = kinds[head].from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder}: transformers cannot open this model as a reranker: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    backbone.config.pad_token_id = tokenizer.pad_token_id
+    backbone.requires_grad_(False).eval().to(device)
+    missing = _missing_head(backbone, loaded["missing_keys"], folder)
+    layout = _layout(folder, tokenizer, config, head=head, max_tokens=max_tokens, template=template)
+    return Reranker(backbone, tokenizer, layout, fresh_head=missing)
+
+
+def _missing_head(backbone: Any, missing: set[str], folder: Path) -> bool:
+    """Whether the base lacked its head; weights that are missing anywhere else are an error."""
+    heads = tuple(head_modules(backbone)) if hasattr(backbone, "num_labels") else ()
+    stack, _ = layer_stack(backbone)
+    lost = sorted(name for name in missing if not name.startswith(heads) and name.startswith(stack))
+    if lost:
+        raise ModelError(f"{folder}: weights are missing, {lost[0]} and {len(lost) - 1} more: is the file whole?")
+    return bool(heads) and any(name.startswith(heads[-1]) for name in missing)
+
+
+def _layout(
+    folder: Path, tokenizer: Any, config: dict[str, Any], *, head: Head, max_tokens: int | None, template: str | None
+) -> RerankerLayout:
+    positions = config.get("max_position_embeddings")
+    if positions is not None and config.get("model_type") in {"roberta", "xlm-roberta", "camembert"}:
+        positions -= 2
+    limit = max_tokens or min(512, positions or 512)
+    if positions is not None and limit > positions:
+        raise ConfigError(f"max_tokens is {limit}, but {folder.name} has {positions} positions")
+    if head == "classifier":
+        return RerankerLayout(head, limit, template or "")
+    ids = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in _ANSWERS]
+    if any(len(each) != 1 for each in ids):
+        raise ModelError(f"{folder}: the tokenizer splits {_ANSWERS[0]!r} or {_ANSWERS[1]!r} into several tokens")
+    return RerankerLayout(head, limit, template or YES_NO_TEMPLATE, (ids[0][0], ids[1][0]))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'}: cannot be read: {error}") from error
+    return config

@@ -108,7 +108,7 @@ def test_show_verify_and_merge(folder):
     assert "probe" not in card
     assert "verified (tolerance" in run("adapter", "verify", "runs/small").stdout
     done = run("adapter", "merge", "runs/small", "--out", "merged")
-    assert "vectors differ from the adapter's by" in done.stdout
+    assert "the probe differs from the adapter's by" in done.stdout
     assert "shards" not in done.stderr
     assert (folder / "merged" / "modules.json").is_file()
     assert not (folder / "merged" / "adapter_config.json").exists()

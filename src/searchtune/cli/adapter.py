@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Look at a saved adapter, verify it, merge it.")
 
-Folder = Annotated[Path, typer.Argument(help="The adapter folder that `embed train` wrote, or its run folder.")]
+Folder = Annotated[Path, typer.Argument(help="The adapter folder that a `train` command wrote, or its run folder.")]
 Base = Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
@@ -34,8 +34,8 @@ def verify(folder: Folder, base: Base = None, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
         return
-    typer.echo(f"sentence-transformers: vectors differ by {found.sentence_transformers:.1e} at most")
-    typer.echo(f"peft:                  vectors differ by {found.peft:.1e} at most")
+    typer.echo(f"sentence-transformers: the probe differs by {found.sentence_transformers:.1e} at most")
+    typer.echo(f"peft:                  the probe differs by {found.peft:.1e} at most")
     typer.echo(f"verified (tolerance {found.tolerance:.0e})")
 
 
@@ -45,8 +45,8 @@ def merge(
     out: Annotated[Path, typer.Option(help="The folder for the merged model.")],
     base: Base = None,
 ) -> None:
-    """Write base plus adapter as a plain sentence-transformers model whose vectors match."""
+    """Write base plus adapter as a plain sentence-transformers model whose vectors or scores match."""
     from searchtune.workflows.adapter import merge_adapter
 
     difference = merge_adapter(folder, out, base)
-    typer.echo(f"{out}: vectors differ from the adapter's by {difference:.1e} at most")
+    typer.echo(f"{out}: the probe differs from the adapter's by {difference:.1e} at most")

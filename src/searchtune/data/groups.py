@@ -73,6 +73,15 @@ class PairScores:
                 f"{self._scores[at + 1]:g}: keep one of them"
             )
 
+    def extended(self, queries: IntArray, docs: IntArray, scores: FloatArray) -> PairScores:
+        """These scores and more; errors as at the beginning. Shape: (pairs,) each."""
+        old_queries, old_docs = np.divmod(self._keys, self._stride)
+        return PairScores(
+            np.concatenate([old_queries, queries]),
+            np.concatenate([old_docs, docs]),
+            np.concatenate([self._scores, scores]),
+        )
+
     def at(self, queries: IntArray, docs: IntArray) -> FloatArray:
         """The scores of pairs, NaN where there is none. Shape: (pairs,) each."""
         if not len(self._keys):

@@ -1,4 +1,4 @@
-"""`AdapterCard`: all that inference needs to know of an adapter, and what proves that it reloads as it was trained."""
+"""Cards: all that inference needs to know of an adapter, and what proves that it reloads as it was trained."""
 
 from __future__ import annotations
 
@@ -20,11 +20,21 @@ class Probe(Spec):
     """Largest absolute difference of a component that still counts as the same."""
 
 
-class AdapterCard(Spec):
-    """Written beside the adapter's weights as `adapter_card.json`."""
+class PairProbe(Spec):
+    """Pairs scored in float32 before the artifact was saved: `queries[i]` with `documents[i]`, and their scores."""
+
+    queries: list[str]
+    documents: list[str]
+    scores_file: str = "probe_scores.npy"
+    """Array (pairs,) float32, beside the card."""
+    tolerance: float = 1e-5
+    """Largest absolute difference of a score that still counts as the same."""
+
+
+class Card(Spec):
+    """What the cards of all stages hold. Written beside the adapter's weights as `adapter_card.json`."""
 
     format: Literal[1] = 1
-    kind: Literal["embed"] = "embed"
     name: str
     base: str
     """The base as the recipe names it."""
@@ -32,24 +42,57 @@ class AdapterCard(Spec):
     base_weights_sha256: str
     """Hash over names, shapes and bytes of the base's weights: peft loads an adapter onto any base of that shape."""
     tokenizer_sha256: str
-    side: Literal["both", "query"]
-    pooling: Literal["mean", "cls", "last", "max"]
-    normalise: bool
-    query_prompt: str
-    document_prompt: str
     max_tokens: int
-    query_max_tokens: int
-    dim: int
-    matryoshka: list[int]
     trainable_parameters: int
     recipe_sha256: str
     data_fingerprint: str
     train_positives_sha256: str
     """Hash over the ids of the documents that training saw as positives (`train_positives.json` lists them)."""
-    probe: Probe
     metrics: dict[str, float]
     """Dev figures of the kept checkpoint."""
     versions: dict[str, str]
     created: str
     """UTC, ISO 8601."""
     extra: dict[str, Any] = {}
+
+
+class AdapterCard(Card):
+    """The card of an embedding adapter."""
+
+    kind: Literal["embed"] = "embed"
+    side: Literal["both", "query"]
+    pooling: Literal["mean", "cls", "last", "max"]
+    normalise: bool
+    query_prompt: str
+    document_prompt: str
+    query_max_tokens: int
+    dim: int
+    matryoshka: list[int]
+    probe: Probe
+
+
+class FittedBlend(Spec):
+    """How reranker and first stage are weighed together, as fitted on dev."""
+
+    weight: float
+    """Share of the reranker; the rest is the first stage's."""
+    normalisation: Literal["none", "min-max", "z-score", "rank"]
+
+
+class RerankerCard(Card):
+    """The card of a reranker's adapter."""
+
+    kind: Literal["rerank"] = "rerank"
+    head: Literal["classifier", "yes-no"]
+    template: str
+    """Text around query and document; empty where the tokenizer's own special tokens stand around them."""
+    quantise: Literal["none", "nf4"] = "none"
+    """How the base was loaded when the adapter was trained."""
+    depth: int
+    """How many documents of a ranking it was trained to reorder."""
+    blend: FittedBlend | None = None
+    calibration: dict[str, Any] | None = None
+    """From score to probability of relevance, as fitted on dev."""
+    early_exit: dict[str, Any] | None = None
+    """When to stop going down a ranking, as fitted on dev."""
+    probe: PairProbe

@@ -20,9 +20,8 @@ class RankNegatives(HardNegatives):
     first_rank: Positive = 1
     last_rank: Positive = 50
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    again_after: Positive | None = None
-    """Mine anew after so many epochs, among the documents that the reranker as trained so far scores highest inside the
-    window; null mines once."""
+    system: SystemName | None = None
+    """The system of the first stage whose ranking they are taken from; null takes the one that is reranked."""
 
 
 class RankingObjective(Spec):
@@ -30,8 +29,8 @@ class RankingObjective(Spec):
 
     name: Literal["bce", "regression", "margin", "softmax", "lambda", "margin-mse", "kl"] = "softmax"
     """`bce` judges each pair alone; `regression` fits grades; `margin` orders pairs (RankNet, Burges et al. 2005);
-    `softmax` finds each positive among the negatives (ListNet's top-one, Cao et al. 2007); `lambda` weighs pairs by what
-    they move in nDCG (LambdaLoss, Wang et al. 2018); the last two distil a teacher (Hofstaetter et al. 2020,
+    `softmax` finds each positive among the negatives (ListNet's top-one, Cao et al. 2007); `lambda` weighs pairs by
+    what they move in nDCG (LambdaLoss, Wang et al. 2018); the last two distil a teacher (Hofstaetter et al. 2020,
     arXiv:2010.02666)."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     negatives: RankNegatives = RankNegatives()
@@ -72,9 +71,6 @@ class RerankRecipe(Spec):
     """A cross-encoder, an encoder without a head (a new one is trained), or a causal language model: hub id, folder, or
     `package:NAME/path`."""
     revision: str | None = None
-    start_from: str | None = None
-    """An embedding adapter's folder whose tuned weights the reranker's body starts from; they are folded into the base,
-    so the artifact then carries its own base."""
     head: Literal["classifier", "yes-no"] | None = None
     """Null takes `yes-no` for a causal language model and `classifier` for others."""
     template: str | None = None
@@ -102,7 +98,7 @@ class RerankRecipe(Spec):
     seed: int = 13
 
     @property
-    def ranks(self) -> str:
+    def reranked(self) -> str:
         """The name of the system whose ranking is reranked."""
         return list(self.first_stage)[-1]
 
@@ -119,6 +115,9 @@ class RerankRecipe(Spec):
                 if system.weights == "dev":
                     raise ValueError(f"first_stage.{name}: give fusion weights as numbers")
             earlier.append(name)
+        miner = self.objective.negatives.system
+        if miner is not None and miner not in self.first_stage:
+            raise ValueError(f"objective.negatives.system names {miner!r}, but first_stage has {earlier}")
         if self.sweep != sorted(set(self.sweep)) or (self.sweep and self.sweep[-1] > self.depth):
             raise ValueError(f"sweep {self.sweep} must rise, without repeats, up to the depth {self.depth}")
         if self.quantise == "nf4" and self.head == "classifier":

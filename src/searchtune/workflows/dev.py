@@ -51,7 +51,7 @@ def build_dev_pool(
     """The dev pool of a collection; None where it has no dev split, or the recipe wants no evaluation."""
     if "dev" not in collection.qrels or not recipe.dev.times or not len(collection.qrels["dev"]):
         return None
-    qrels = _some(collection, recipe.dev.max_queries)
+    qrels = some_queries(collection, recipe.dev.max_queries)
     run = DenseIndex(base_documents).search(qrels.queries, bank.encode_queries(encoder, qrels.queries), _HARD)
     documents = np.unique(np.concatenate([qrels.docs, run.docs.ravel()]))
     return DevPool(
@@ -64,7 +64,7 @@ def build_dev_pool(
     )
 
 
-def _some(collection: Collection, most: int) -> Qrels:
+def some_queries(collection: Collection, most: int) -> Qrels:
     """The dev labels of at most `most` queries, chosen by the hash of their id."""
     qrels = collection.qrels["dev"]
     if len(qrels) <= most:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +19,9 @@ from searchtune.evaluation import Report
 from searchtune.models.adapters import Adapter, add_lora, scaled
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.layers import without_prefix
-from searchtune.models.precision import compute_dtype, pick_device
+from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.retrieval.dense import DenseIndex
-from searchtune.specs.base import parse_spec
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.storage.atomic import write_json
 from searchtune.storage.output import OutputPolicy, prepare_output
@@ -37,9 +35,9 @@ from searchtune.workflows.finish import Trained, write_adapter
 from searchtune.workflows.measure import Subject, Vectors, measure
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
+from searchtune.workflows.run_folder import settle_run
 from searchtune.workflows.training_set import Leaks, TrainingSet, open_training_set
 
-RECIPE_FILE = "recipe.json"
 TEST = "test"
 
 
@@ -124,7 +122,7 @@ def train_embedding(
     out = Path(out).expanduser().resolve()
     if state.is_main_process:
         prepare_output(out, policy)
-    dtype = _settle(recipe, training.collection.fingerprint, out, policy, device)
+    dtype = settle_run(recipe, training.collection.fingerprint, out, policy=policy, device=device)
     shop = _open_workshop(recipe, out, training, root, progress, dtype=dtype, device=device)
     with shop.with_prefix_off():
         progress.stage("encoding the collection with the base model")
@@ -135,23 +133,6 @@ def train_embedding(
         tuned = _tuned_vectors(shop, base)
     write_json(out / "train_log.json", log.to_json())
     return _finish(shop, log, base, tuned)
-
-
-def _settle(recipe: EmbedRecipe, data: str, out: Path, policy: OutputPolicy, device: torch.device) -> torch.dtype:
-    """Record recipe, data and precision at the first start; a resumed run and every process must agree with that."""
-    file = out / RECIPE_FILE
-    state = PartialState()
-    if state.is_main_process and not (policy == "resume" and file.is_file()):
-        precision = "bf16" if compute_dtype(recipe.precision, device) == torch.bfloat16 else "fp32"
-        record = {"recipe": recipe.model_dump(mode="json"), "data": data, "precision": precision, "started": now()}
-        write_json(file, record)
-    state.wait_for_everyone()
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    if parse_spec(EmbedRecipe, saved["recipe"], str(file)) != recipe:
-        raise ConfigError(f"{file}: the run was started with another recipe; resume with that one, or --overwrite")
-    if saved["data"] != data:
-        raise ConfigError(f"{file}: the collection has changed since the run was started; --overwrite begins anew")
-    return torch.bfloat16 if saved["precision"] == "bf16" else torch.float32
 
 
 def _open_workshop(

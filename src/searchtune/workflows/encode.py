@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
-from searchtune.models.artifact import check_base, load_artifact, read_card
+from searchtune.models.artifact import load_artifact
+from searchtune.models.cards import check_base, read_card
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.identity import EncoderIdentity, identify
 from searchtune.models.layout import read_layout

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from searchtune.models.adapters import add_lora
-from searchtune.models.artifact import pick_probe, probe_store, save_artifact
+from searchtune.models.artifact import probe_store, save_artifact
+from searchtune.models.cards import pick_probe
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.sources import tokenizer_sha256, weights_sha256
 from searchtune.specs.card import AdapterCard, Probe

@@ -11,6 +11,7 @@ from searchtune.data.leakage import find_leaks, positives
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
 from searchtune.specs.recipe import EmbedRecipe
+from searchtune.specs.rerank import RerankRecipe
 from searchtune.types import Collection, IntArray, Qrels
 from searchtune.workflows.progress import Progress
 
@@ -40,7 +41,7 @@ class TrainingSet:
         return positives(self.train, self.collection.min_grade)
 
 
-def open_training_set(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> TrainingSet:
+def open_training_set(recipe: EmbedRecipe | RerankRecipe, leaks: Leaks, progress: Progress) -> TrainingSet:
     """Open the recipe's task, check its splits against each other, and gather its training pairs.
 
     Raises:

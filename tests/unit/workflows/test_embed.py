@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from searchtune.data.beir import read_beir
 from searchtune.errors import ConfigError, DataError, LeakError, ModelError, OutputExistsError
 from searchtune.evaluation import read_report
-from searchtune.models.artifact import load_artifact, read_card
+from searchtune.models.artifact import load_artifact
+from searchtune.models.cards import read_card
 from searchtune.workflows.embed import train_embedding
 from searchtune.workflows.progress import Progress
 

@@ -1,0 +1,100 @@
+"""What the adapter folders of all stages share: reading the card, the right base, probes, and the base's name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+
+from searchtune.errors import ArtifactError
+from searchtune.models.sources import tokenizer_sha256, weights_sha256
+from searchtune.specs.card import CARD_FILE, AdapterCard, Card, RerankerCard
+from searchtune.storage.atomic import write_json
+from searchtune.storage.marker import check_complete
+
+AnyCard = AdapterCard | RerankerCard
+_CARDS: TypeAdapter[AnyCard] = TypeAdapter(Annotated[AnyCard, Field(discriminator="kind")])
+
+
+def read_any_card(folder: Path) -> AnyCard:
+    """The card of an adapter folder, after every file in it was checked against its recorded size and hash.
+
+    Raises:
+        ArtifactError: no adapter folder, incomplete, damaged, or a card from another version.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder; name the adapter folder that `searchtune ... train` wrote")
+    if not (folder / CARD_FILE).is_file():
+        inner = folder / "adapter"
+        hint = f"; did you mean {inner}?" if (inner / CARD_FILE).is_file() else ""
+        raise ArtifactError(f"{folder}: no {CARD_FILE}, so it is no searchtune adapter{hint}")
+    check_complete(folder)
+    try:
+        return _CARDS.validate_json((folder / CARD_FILE).read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{folder / CARD_FILE}: cannot be read: {error.errors()[0]['msg']}") from error
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """The card of an embedding adapter; errors as `read_any_card`, and for an adapter of another stage."""
+    card = read_any_card(folder)
+    if not isinstance(card, AdapterCard):
+        raise ArtifactError(f"{folder}: an adapter of kind {card.kind!r}, and an embedding adapter is needed here")
+    return card
+
+
+def read_reranker_card(folder: Path) -> RerankerCard:
+    """The card of a reranker's adapter; errors as `read_any_card`, and for an adapter of another stage."""
+    card = read_any_card(folder)
+    if not isinstance(card, RerankerCard):
+        raise ArtifactError(f"{folder}: an adapter of kind {card.kind!r}, and a reranker's adapter is needed here")
+    return card
+
+
+def check_base(card: Card, base: Path) -> None:
+    """Raise an `ArtifactError` unless `base` holds the very weights and tokenizer that the adapter was trained on."""
+    for what, expected, found in (
+        ("weights", card.base_weights_sha256, weights_sha256(base)),
+        ("tokenizer", card.tokenizer_sha256, tokenizer_sha256(base)),
+    ):
+        if expected != found:
+            raise ArtifactError(
+                f"{base}: wrong base for adapter {card.name!r}: the sha256 of its {what} is {found[:12]}..., the "
+                f"adapter was trained on {expected[:12]}... ({card.base}); name the right base, or train on this one"
+            )
+
+
+def check_probe(what: str, difference: float, tolerance: float) -> None:
+    """Raise an `ArtifactError` where a reloaded model computes something else than the trained one."""
+    if not difference <= tolerance:
+        raise ArtifactError(
+            f"{what}: the probe differs by {difference:.3g} (allowed {tolerance:.0e}): what reloads is "
+            "not what was trained; do not use it, and report the versions in its card"
+        )
+
+
+def pick_probe(texts: Sequence[str], count: int = 8) -> list[str]:
+    """A few texts of all lengths, the longest among them."""
+    by_length = sorted(set(texts), key=lambda text: (len(text), text))
+    places = np.unique(np.linspace(0, len(by_length) - 1, num=min(count, len(by_length))).astype(int))
+    return [by_length[int(place)] for place in places]
+
+
+def copy_license_files(base: Path, folder: Path) -> None:
+    """Carry the base's licence along when its weights are copied."""
+    for file in [*base.glob("LICENSE*"), *base.glob("NOTICE*")]:
+        shutil.copy2(file, folder / file.name)
+
+
+def name_base(file: Path, card: Card, backbone: Any) -> None:
+    """Let `adapter_config.json` say where the base is: its hub id if it has one, else the folder it was read from."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    local = card.base.startswith("package:") or Path(card.base).expanduser().is_dir()
+    config["base_model_name_or_path"] = str(backbone.config._name_or_path) if local else card.base
+    config["revision"] = card.revision
+    write_json(file, config)

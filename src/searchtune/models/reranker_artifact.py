@@ -1,0 +1,143 @@
+"""A reranker's adapter folder: writing it, reading it back, and proving that it reloads as it was trained.
+
+The folder is a PEFT adapter with its trained head, and a sentence-transformers `CrossEncoder` at once. The card beside
+them holds what neither checks: which base, by the hash of its weights, and which scores must come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from searchtune.errors import ArtifactError
+from searchtune.models.adapters import Adapter
+from searchtune.models.cards import check_base, name_base, read_reranker_card
+from searchtune.models.pairs import pair_store
+from searchtune.models.quiet import quiet
+from searchtune.models.reranker import Reranker, load_reranker
+from searchtune.models.sources import resolve_model
+from searchtune.specs.card import CARD_FILE, RerankerCard
+from searchtune.storage.atomic import new_folder, write_json, write_text
+from searchtune.types import FloatArray
+
+_TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
+_LOGIT_SCORE = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
+_IDENTITY = "torch.nn.modules.linear.Identity"
+
+
+@quiet()
+def save_reranker(
+    folder: Path,
+    reranker: Reranker,
+    adapter: Adapter,
+    card: RerankerCard,
+    *,
+    probe: FloatArray,
+    train_positives: list[str],
+) -> None:
+    """Write the adapter folder, whole or not at all; an older complete artifact there stays until then."""
+    with new_folder(folder) as temporary:
+        adapter.peft_model.save_pretrained(str(temporary), safe_serialization=True)
+        name_base(temporary / "adapter_config.json", card, reranker.backbone)
+        write_cross_encoder(temporary, reranker)
+        reranker.tokenizer.save_pretrained(str(temporary))
+        np.save(temporary / card.probe.scores_file, probe)
+        write_json(temporary / "train_positives.json", train_positives)
+        write_json(temporary / CARD_FILE, card.model_dump(mode="json"))
+        write_text(temporary / "README.md", _readme(card))
+
+
+def write_cross_encoder(folder: Path, reranker: Reranker) -> None:
+    """The JSON files by which `CrossEncoder` knows the head and the length; scores come out as logits."""
+    layout = reranker.layout
+    by_logits = layout.answers is not None
+    task = "text-generation" if by_logits else "sequence-classification"
+    modules = [("", _TRANSFORMER), ("1_LogitScore", _LOGIT_SCORE)] if by_logits else [("", _TRANSFORMER)]
+    write_json(
+        folder / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
+    )
+    settings: dict[str, Any] = {"max_seq_length": layout.max_tokens, "do_lower_case": False, "transformer_task": task}
+    if not by_logits:
+        settings["config_kwargs"] = {"num_labels": 1}
+    write_json(folder / "sentence_bert_config.json", settings)
+    if layout.answers is not None:
+        (folder / "1_LogitScore").mkdir()
+        yes, no = layout.answers
+        write_json(folder / "1_LogitScore" / "config.json", {"true_token_id": yes, "false_token_id": no})
+    write_json(
+        folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder", "activation_fn": _IDENTITY}
+    )
+
+
+@quiet()
+def load_reranker_artifact(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, base: str | None = None
+) -> tuple[Reranker, RerankerCard]:
+    """The tuned reranker, its adapter folded into the weights it runs with, and its card.
+
+    Raises:
+        ArtifactError: the folder is damaged, of another kind, or the base is not the one it was trained on.
+    """
+    card = read_reranker_card(folder)
+    root = resolve_model(base or card.base, None if base else card.revision)
+    check_base(card, root)
+    reranker = load_reranker(
+        root,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        head=card.head,
+        max_tokens=card.max_tokens,
+        template=card.template or None,
+    )
+    try:
+        model = PeftModel.from_pretrained(reranker.backbone, str(folder))
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ArtifactError(f"{folder}: peft cannot put this adapter onto {root}: {error}") from error
+    reranker.backbone = model.merge_and_unload().eval().to(dtype=dtype, device=device)
+    reranker.fresh_head = False
+    return reranker, card
+
+
+def probe_scores(reranker: Reranker, card: RerankerCard) -> FloatArray:
+    """Scores of the probe's pairs. Shape: (pairs,)."""
+    store = pair_store(reranker.tokenizer, card.probe.queries, card.probe.documents, reranker.form)
+    rows = np.arange(len(card.probe.queries))
+    return reranker.score_store(store, rows, rows)
+
+
+def score_difference(folder: Path, card: RerankerCard, scores: FloatArray) -> float:
+    """Largest absolute difference from the scores that were recorded at training."""
+    recorded = np.load(folder / card.probe.scores_file, allow_pickle=False)
+    if recorded.shape != scores.shape:
+        raise ArtifactError(f"{folder}: {scores.shape} probe scores, recorded {recorded.shape}")
+    return float(np.abs(recorded - scores).max(initial=0.0))
+
+
+@quiet()
+def open_with_cross_encoder(
+    folder: Path, card: RerankerCard, options: Mapping[str, Any] | None = None
+) -> FloatArray:
+    """Probe scores as a user gets them from `CrossEncoder(folder)`. Shape: (pairs,)."""
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(folder), device="cpu", local_files_only=True, **(options or {}))
+    pairs = [list(pair) for pair in zip(card.probe.queries, card.probe.documents, strict=True)]
+    return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
+
+
+def _readme(card: RerankerCard) -> str:
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items()) or "none"
+    return (
+        f"# {card.name}\n\nA LoRA adapter that makes a reranker of `{card.base}`, trained with searchtune. "
+        f"Dev figures: {figures}.\n\n"
+        "```python\nfrom sentence_transformers import CrossEncoder\n\n"
+        'model = CrossEncoder("path/to/this/folder")\nmodel.predict([["query", "document"]])\n```\n\n'
+        "`searchtune adapter verify` checks that it still gives the scores it was trained to give; "
+        f"`{CARD_FILE}` says what it was trained on.\n"
+    )

@@ -1,0 +1,91 @@
+"""The first stage of a reranked search: the systems of a recipe, opened over a collection and run on its splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from searchtune.errors import ConfigError
+from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, System
+from searchtune.types import Collection, IntArray, Run
+from searchtune.workflows.adapter import adapter_folder
+from searchtune.workflows.encode import CollectionVectors, encode_collection, open_encoder
+from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.systems import (
+    FusedRanker,
+    Ranker,
+    Request,
+    VectorRanker,
+    WordRanker,
+    open_index,
+    rank_all,
+)
+
+
+class FirstStage:
+    """Systems that rank; the last of them is what a reranker reorders."""
+
+    def __init__(
+        self,
+        systems: Mapping[str, System],
+        collection: Collection,
+        splits: Sequence[str],
+        cache: EmbeddingCache | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        """Raises `ConfigError` for a system that cannot rank every split, and what opening a model raises."""
+        self.collection = collection
+        self.rankers: dict[str, Ranker] = {}
+        for name, system in systems.items():
+            progress.stage(f"{collection.name}: {name}")
+            match system:
+                case Bm25System():
+                    self.rankers[name] = WordRanker(collection)
+                case DenseSystem():
+                    self.rankers[name], _ = open_dense(system, collection, splits, cache, progress)
+                case FusionSystem() if system.weights != "dev":
+                    options = {"method": system.method, "normalisation": system.normalisation}
+                    self.rankers[name] = FusedRanker(system.of, {**options, "weights": system.weights})
+                case _:
+                    raise ConfigError(f"first stage {name}: a system of kind {system.kind!r} cannot rank every split")
+        self.last = list(systems)[-1]
+
+    def runs(self, queries: IntArray, depth: int, exclude: IntArray | None = None) -> tuple[dict[str, Run], dict[str, float]]:
+        """Every system's run, and its milliseconds per query; documents in `exclude` are left out."""
+        return rank_all(self.rankers, self.collection, Request(queries, depth, exclude))
+
+
+def open_dense(
+    system: DenseSystem,
+    collection: Collection,
+    splits: Sequence[str],
+    cache: EmbeddingCache | None,
+    progress: Progress = SILENT,
+) -> tuple[VectorRanker, CollectionVectors]:
+    """A bi-encoder over a collection, ready for the queries of some splits, and its vectors."""
+    encoder = open_encoder(
+        system.model,
+        revision=system.revision,
+        max_tokens=system.max_tokens,
+        query_prompt=system.query_prompt,
+        document_prompt=system.document_prompt,
+    )
+    vectors = encode_collection(collection, encoder, cache, splits=splits, progress=progress)
+    queries = np.concatenate([collection.qrels[split].queries for split in splits])
+    rows = np.concatenate([vectors.queries[split] for split in splits])
+    known, first = np.unique(queries, return_index=True)
+    index = open_index(system.index, vectors.documents)
+    return VectorRanker(index, known, rows[first], vectors.document_seconds), vectors
+
+
+def trained_documents(model: str, collection: Collection) -> set[int] | None:
+    """The documents of a collection that an adapter's training saw as positives; None where `model` is no adapter."""
+    file = adapter_folder(Path(model)) / "train_positives.json"
+    if not file.is_file():
+        return None
+    places = collection.doc_index
+    return {places[doc] for doc in json.loads(file.read_text(encoding="utf-8")) if doc in places}

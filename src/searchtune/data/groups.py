@@ -110,7 +110,7 @@ class GroupShape:
     negatives: int = 7
     """How many negatives a group holds at most, drawn without replacement."""
     graded: bool = False
-    """Labels are grade / highest grade of the train labels wherever there is a grade; if not, 1 for positives, else 0."""
+    """Labels are grade / highest grade of the train labels; otherwise 1 for the group's positives, else 0."""
 
     def __post_init__(self) -> None:
         smallest = min(self.positives_per_query, self.positives_per_group, self.negatives)

@@ -1,8 +1,8 @@
 """Whether reranking pays, and how deep it has to go: in words.
 
 Both are judged by 95% intervals. A gain counts where the interval of the difference to retrieval alone lies above 0,
-with a reserve where its p-value, corrected for the number of depths, says otherwise. A shallower depth is as good as the
-deepest where the interval of their difference does not lie below 0.
+with a reserve where its p-value, corrected for the number of depths, says otherwise. A shallower depth is as good as
+the deepest where the interval of their difference does not lie below 0.
 """
 
 from __future__ import annotations

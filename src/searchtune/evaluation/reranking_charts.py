@@ -73,7 +73,7 @@ def trade_off_chart(report: Report, rows: Rows) -> Spec:
             y=alt.Y("low:Q", scale=scale, title=label), y2="high:Q"
         ),
         base.mark_point(filled=True, size=110, opacity=1).encode(y=y, tooltip=tooltip),
-        base.mark_text(align="left", dx=9, dy=-9, fontSize=12).encode(y=y, text="depth:Q"),
+        base.mark_text(align="left", dx=8, dy=11, fontSize=12).encode(y=y, text="depth:Q"),
     ]
     drawn = alt.layer(*layers).properties(width="container", height=320)
     return spec(drawn, rows, "Quality against milliseconds per query by depth of reranking, with 95% intervals")

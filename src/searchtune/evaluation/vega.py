@@ -17,8 +17,11 @@ def chart() -> alt.Chart:
 
 
 def spec(drawn: Any, rows: Rows, description: str) -> Spec:
-    """The spec without altair's own theme, described for screen readers."""
-    described = cast(Spec, drawn.properties(description=description).to_dict())
+    """The spec without altair's own theme, described for screen readers.
+
+    It is not checked against the schema here, which takes half of a page's time: the tests do that.
+    """
+    described = cast(Spec, drawn.properties(description=description).to_dict(validate=False))
     return {key: value for key, value in described.items() if key != "config"} | {"data": {"values": rows}}
 
 

@@ -19,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchtune.metrics import score
+from searchtune.metrics.curves import RECALL_LEVELS, interpolated_precision, precision_curve
+from searchtune.metrics.labels import rank_labels
 from searchtune.types import NO_DOC, Qrels, Run
 
 TREC_NAMES = {
@@ -120,6 +122,37 @@ def test_exponential_ndcg_is_trec_evals_on_grades_that_are_gains(case: Case) -> 
     for name, trec_name in (("ndcg_exp@3", "ndcg_cut_3"), ("ndcg_exp", "ndcg")):
         expected = [theirs.get(f"q{query:02}", {}).get(trec_name, 0.0) for query in sorted(qrels)]
         assert ours[name] == pytest.approx(expected, abs=1e-6), name
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(), st.integers(1, 3))
+def test_interpolated_precision_is_trec_evals(case: Case, min_grade: int) -> None:
+    qrels, run = case
+    theirs = pytrec_eval.RelevanceEvaluator(named(qrels), {"iprec_at_recall"}, relevance_level=min_grade).evaluate(
+        named(run)
+    )
+    ours = interpolated_precision(rank_labels(as_run(run), as_qrels(qrels), min_grade=min_grade))
+    names = [f"iprec_at_recall_{level:.2f}" for level in RECALL_LEVELS]
+    expected = [[theirs.get(f"q{query:02}", {}).get(name, 0.0) for name in names] for query in sorted(qrels)]
+    assert ours == pytest.approx(np.array(expected), abs=1e-6)
+    curve = precision_curve(as_run(run), as_qrels(qrels), min_grade)
+    assert curve == pytest.approx(np.mean(expected, axis=0), abs=2e-6)
+
+
+def test_many_relevant_documents_round_as_trec_eval_does() -> None:
+    rng = np.random.default_rng(11)
+    for relevant in (1, 3, 7, 10, 11, 33, 101, 250):
+        qrels = {0: dict.fromkeys(range(relevant), 1)}
+        run = {0: {doc: float(rng.integers(0, 1000)) for doc in range(2 * relevant) if doc % 7}}
+        if not run[0]:
+            continue
+        ids = {"q": {f"d{doc:04}": value for doc, value in run[0].items()}}
+        labels = {"q": {f"d{doc:04}": 1 for doc in qrels[0]}}
+        theirs = pytrec_eval.RelevanceEvaluator(labels, {"iprec_at_recall"}).evaluate(ids)["q"]
+        docs = np.array([list(run[0])], dtype=np.int64)
+        ranked = Run.ranked(np.array([0]), docs, np.array([list(run[0].values())], dtype=np.float32))
+        ours = precision_curve(ranked, as_qrels(qrels))
+        assert ours == pytest.approx([theirs[f"iprec_at_recall_{level:.2f}"] for level in RECALL_LEVELS], abs=1e-6)
 
 
 def ranking(row: dict[int, float]) -> list[int]:

@@ -86,6 +86,10 @@ def compare(
     system: Annotated[
         list[str] | None, typer.Option(help="Which system stands for each report, in their order.")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", "-m", help="What to compare [default: the first report's headline metric]."),
+    ] = None,
     common: Common = False,
     as_json: Json = False,
 ) -> None:
@@ -95,7 +99,8 @@ def compare(
     from searchtune.evaluation.compare import compare_reports
 
     labels = _labels(reports)
-    table = compare_reports([read_report(path) for path in reports], labels=labels, systems=system, common=common)
+    read = [read_report(path) for path in reports]
+    table = compare_reports(read, labels=labels, systems=system, metric=metric, common=common)
     if as_json:
         found = {"systems": dict(table.systems), "left_out": table.left_out, **table.figures.model_dump(mode="json")}
         typer.echo(json.dumps(found, indent=2))

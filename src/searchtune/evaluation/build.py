@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.evaluation.calibration import reliability
 from searchtune.evaluation.examples import pick_examples
 from searchtune.evaluation.figures import Pairs, Values, corrected_over_bins, every_pair, figures
 from searchtune.evaluation.rankings import gather_rankings
@@ -26,17 +27,17 @@ from searchtune.evaluation.report import (
     Slice,
     SliceName,
     SystemScores,
+    TradeOff,
     plain,
 )
 from searchtune.evaluation.slices import Bins, query_bins
-from searchtune.metrics.labels import rank_labels
+from searchtune.evaluation.trade_offs import CostedRun, measure_trade_off
+from searchtune.metrics.curves import precision_curve, recall_curve
 from searchtune.metrics.ranking import score
 from searchtune.metrics.significance import ROUNDS
-from searchtune.types import Collection, Qrels, Run
+from searchtune.types import Collection, FloatArray64, Qrels, Run
 
 BoolArray = npt.NDArray[np.bool_]
-CURVE_DEPTH = 100
-"""Deepest rank of the recall curve."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +68,19 @@ class Evidence:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[str] = METRICS
     """What is measured; the headline metric must be among them."""
+    headline: str = HEADLINE
+    """The metric that verdict, pictures, gains by query, kinds of queries and examples are about."""
     tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Query id -> the user's tags, for slices of their own."""
+    trade_offs: Mapping[str, Sequence[CostedRun]] = field(default_factory=dict)
+    """Reranker -> its runs at several depths, each with its cost; they need not be among `runs`."""
+    retrieval: str | None = None
+    """The system that rerankers start from, which trade-offs are measured against; None: the reference."""
+    calibration: Mapping[str, tuple[FloatArray64, BoolArray]] = field(default_factory=dict)
+    """Name (such as `before`, `after`) -> predicted probabilities of labelled pairs, and whether each is relevant.
+
+    Shape of each: (pairs,).
+    """
 
     @property
     def compared(self) -> Pairs:
@@ -88,8 +100,11 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         "residual": _score(evidence.residual[1], evidence.residual[0], evidence) if evidence.residual else {},
     }
 
+    headline = evidence.headline
+
     def part(of: Values, metrics: Sequence[str] = evidence.metrics) -> Slice:
-        return figures(of, systems=evidence.runs, pairs=evidence.compared, metrics=metrics, seed=seed, rounds=rounds)
+        found = figures(of, systems=evidence.runs, pairs=evidence.compared, metrics=metrics, seed=seed, rounds=rounds)
+        return found.model_copy(update={"headline_metric": headline})
 
     overall = part(values)
     labels = _slice_labels(evidence)
@@ -98,6 +113,7 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         n=overall.n,
         systems={name: _with_missing(item, evidence.runs[name], qrels) for name, item in overall.systems.items()},
         comparisons=overall.comparisons,
+        headline_metric=headline,
         collection=collection.name,
         split=evidence.split,
         reference=evidence.reference,
@@ -112,36 +128,32 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         provenance=plain(evidence.provenance),
         fingerprint=collection.fingerprint,
         breakdown={
-            kind: corrected_over_bins({name: part(_keep(values, inside), (HEADLINE,)) for name, inside in bins.items()})
+            kind: corrected_over_bins({name: part(_keep(values, inside), (headline,)) for name, inside in bins.items()})
             for kind, bins in kinds.items()
         },
         recall_curve={name: recall_curve(run, qrels, collection.min_grade) for name, run in evidence.runs.items()},
+        precision_curve={
+            name: precision_curve(run, qrels, collection.min_grade) for name, run in evidence.runs.items()
+        },
+        trade_offs=_trade_offs(evidence, values, seed=seed, rounds=rounds),
+        calibration={name: reliability(*pairs) for name, pairs in evidence.calibration.items()},
         rankings=gather_rankings(
-            collection, qrels, runs=evidence.runs, values={name: values[name][HEADLINE] for name in values}
+            collection, qrels, runs=evidence.runs, values={name: values[name][headline] for name in values}
         ),
     )
-
-
-def recall_curve(run: Run, qrels: Qrels, min_grade: int = 1) -> list[float]:
-    """Mean recall at rank 1, 2, ..., up to the run's depth or `CURVE_DEPTH`.
-
-    A judged query without a relevant document, or that the run lacks, counts 0, as in `recall@k`.
-    """
-    labels = rank_labels(run, qrels, min_grade=min_grade, depth=CURVE_DEPTH)
-    hits = labels.relevant
-    shares = 1 / np.maximum(labels.relevant_count, 1)[hits.rows]  # of its query
-    depth = min(run.depth, CURVE_DEPTH)
-    added = np.bincount(hits.ranks - 1, weights=shares, minlength=depth)  # (depth,)
-    return [round(float(share), 6) for share in np.cumsum(added) / max(1, len(qrels))]
 
 
 def _check(evidence: Evidence) -> None:
     """Names must be those of runs, and arrays must fit the judged queries."""
     if not len(evidence.qrels):
         raise DataError(f"{evidence.collection.name}: split {evidence.split!r} has no judged query to evaluate on")
-    if HEADLINE not in evidence.metrics:
-        raise ConfigError(f"a report is about {HEADLINE}: put it among the metrics, which are {list(evidence.metrics)}")
+    if evidence.headline not in evidence.metrics:
+        raise ConfigError(
+            f"the headline metric {evidence.headline!r} is not among the metrics {list(evidence.metrics)}: put it "
+            "there, or choose one of them"
+        )
     named = [evidence.reference, *evidence.tuned, *(name for pair in evidence.pairs for name in pair)]
+    named += [evidence.retrieval] if evidence.retrieval is not None else []
     for name in named:
         if name not in evidence.runs:
             raise ConfigError(f"there is no run of a system {name!r}{did_you_mean(name, evidence.runs)}")
@@ -179,7 +191,12 @@ def _per_query(
             id=collection.query_ids[query],
             text=collection.query_texts[query],
             slice=labels[i],
-            scores={name: round(float(values[name][HEADLINE][i]), 6) for name in values},
+            scores={name: round(float(values[name][evidence.headline][i]), 6) for name in values},
+            others={
+                metric: [round(float(values[name][metric][i]), 6) for name in values]
+                for metric in evidence.metrics
+                if metric != evidence.headline
+            },
             bins={kind: [name for name, inside in bins.items() if inside[i]] for kind, bins in kinds.items()},
         )
         for i, query in enumerate(evidence.qrels.queries)
@@ -195,6 +212,28 @@ def _examples(evidence: Evidence, values: Values, labels: Sequence[SliceName]) -
         evidence.collection,
         evidence.qrels,
         runs=((a, evidence.runs[a]), (b, evidence.runs[b])),
-        gains=values[b][HEADLINE] - values[a][HEADLINE],
+        gains=values[b][evidence.headline] - values[a][evidence.headline],
         slices=labels,
     )
+
+
+def _trade_offs(evidence: Evidence, values: Values, *, seed: int, rounds: int) -> dict[str, TradeOff]:
+    """Every reranker's figures by depth, against retrieval alone, on all judged queries."""
+    reference, metric = evidence.retrieval or evidence.reference, evidence.headline
+    min_grade = evidence.collection.min_grade
+
+    def score_of(run: Run) -> FloatArray64:
+        return score(run, evidence.qrels, [metric], min_grade=min_grade)[metric]
+
+    return {
+        name: measure_trade_off(
+            name,
+            points,
+            reference=(reference, values[reference][metric]),
+            metric=metric,
+            score_of=score_of,
+            seed=seed,
+            rounds=rounds,
+        )
+        for name, points in evidence.trade_offs.items()
+    }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
 
 import altair as alt
-import numpy as np
 
+from searchtune.evaluation.curve_charts import dev_chart, loss_chart, precision_chart, recall_chart
 from searchtune.evaluation.examples import shorten
-from searchtune.evaluation.report import HEADLINE, Report, Slice
+from searchtune.evaluation.report import Report, Slice
+from searchtune.evaluation.reranking_charts import (
+    reliability_chart,
+    reliability_rows,
+    trade_off_chart,
+    trade_off_rows,
+)
+from searchtune.evaluation.vega import Rows, Spec, chart, spec, thin
 from searchtune.evaluation.wording import metric_label, p_text
-
-Spec = dict[str, Any]
-Rows = list[dict[str, Any]]
 
 MOST_BARS = 1500
 """Queries that the gain chart draws; of more, an even sample of the sorted gains, both ends included."""
@@ -30,15 +33,21 @@ def page_charts(report: Report) -> dict[str, Spec]:
     for number, bins in enumerate(report.breakdown.values()):
         rows = bin_rows(report, bins) if len(bins) > 1 else []  # one bin says what the means say
         if rows:
-            charts[f"kind-{number}"] = _bins(rows, pair_names(report)[0])
+            charts[f"kind-{number}"] = _bins(rows, pair_names(report)[0], report.headline_metric)
     if report.recall_curve:
-        charts["recall"] = _recall(report)
+        charts["recall"] = recall_chart(report)
+    if report.precision_curve:
+        charts["precision"] = precision_chart(report)
+    if measured := trade_off_rows(report):
+        charts["trade-off"] = trade_off_chart(report, measured)
+    if predicted := reliability_rows(report.calibration):
+        charts["reliability"] = reliability_chart(predicted)
     curve = [row for row in report.training.get("curve", []) if row.get("loss") is not None]
     dev = [row for row in report.training.get("curve", []) if row.get("dev") is not None]
     if curve:
-        charts["loss"] = _loss(_thin(curve, MOST_STEPS))
+        charts["loss"] = loss_chart(thin(curve, MOST_STEPS))
     if dev:
-        charts["dev"] = _dev(dev, str(report.training.get("dev_metric", HEADLINE)))
+        charts["dev"] = dev_chart(dev, str(report.training.get("dev_metric", report.headline_metric)))
     return charts
 
 
@@ -79,12 +88,12 @@ def gain_rows(report: Report) -> Rows:
         for query in report.per_query
     ]
     rows.sort(key=lambda row: (-row["gain"], row["slice"], row["id"]))
-    return [{"rank": rank, **row} for rank, row in enumerate(_thin(rows, MOST_BARS), start=1)]
+    return [{"rank": rank, **row} for rank, row in enumerate(thin(rows, MOST_BARS), start=1)]
 
 
 def pair_names(report: Report) -> list[str]:
     """Every compared pair as `base → tuned`, the one that charts set against each other first."""
-    compared = [(it.a, it.b) for it in report.comparisons if it.metric == HEADLINE]
+    compared = [(it.a, it.b) for it in report.comparisons if it.metric == report.headline_metric]
     if report.pair is not None:
         a, b = report.pair
         compared = [(a, b), *(pair for pair in compared if pair not in ((a, b), (b, a)))]
@@ -117,10 +126,10 @@ def bin_rows(report: Report, bins: Mapping[str, Slice]) -> Rows:
     return rows
 
 
-def _bins(rows: Rows, first: str) -> Spec:
+def _bins(rows: Rows, first: str, metric: str) -> Spec:
     """The change of every bin with its interval, beside a line at no change."""
     order = list(dict.fromkeys(row["bin"] for row in rows))
-    shown = _chart().transform_filter("datum.pair === pair")
+    shown = chart().transform_filter("datum.pair === pair")
     marks = shown.encode(
         y=alt.Y("bin:N", sort=order, title=None, axis=alt.Axis(labelLimit=190)),
         color=alt.Color("finding:N", scale=alt.Scale(domain=["gain", "loss", "within chance"]), legend=None),
@@ -136,7 +145,7 @@ def _bins(rows: Rows, first: str) -> Spec:
         ],
     )
     scale = alt.Scale(zero=True, padding=8)
-    axis = alt.Axis(format="+.2f", tickCount=4, labelOverlap="greedy")
+    axis = alt.Axis(labelExpr="datum.value ? format(datum.value, '+.2f') : '0'", tickCount=4, labelOverlap="greedy")
     layers = [
         shown.mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False).encode(
             x=alt.XDatum(0, type="quantitative", scale=scale)
@@ -147,38 +156,8 @@ def _bins(rows: Rows, first: str) -> Spec:
         marks.mark_point(filled=True, size=95, opacity=1).encode(x=alt.X("change:Q", scale=scale)),
     ]
     pair = alt.param(name="pair", value=first)
-    chart = alt.layer(*layers).add_params(pair).properties(width="container", height=30 * len(order))
-    return _spec(chart, rows, f"Change in {metric_label(HEADLINE)} by kind of query, with 95% intervals")
-
-
-def recall_rows(report: Report) -> Rows:
-    """Recall of every system at each rank to 20, then at every fifth."""
-    return [
-        {"system": name, "k": k, "recall": value}
-        for name, curve in report.recall_curve.items()
-        for k, value in enumerate(curve, start=1)
-        if k <= 20 or k % 5 == 0
-    ]
-
-
-def _recall(report: Report) -> Spec:
-    names = list(report.recall_curve)
-    legend = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeWidth=2)
-    ranks = [1, 2, 5, 10, 20, 50, 100]
-    base = _chart().encode(
-        x=alt.X(
-            "k:Q", title="rank k", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=ranks, format="d")
-        ),
-        y=alt.Y("recall:Q", title="mean recall", scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f")),
-        color=alt.Color("system:N", sort=names, scale=alt.Scale(domain=names), title=None, legend=legend),
-        tooltip=[alt.Tooltip("system:N"), alt.Tooltip("k:Q"), alt.Tooltip("recall:Q", format=".3f")],
-    )
-    line = base.mark_line(strokeWidth=2).encode(
-        strokeDash=alt.StrokeDash("system:N", sort=names, scale=alt.Scale(domain=names), title=None, legend=legend)
-    )
-    points = base.mark_point(filled=True, size=110, opacity=0, aria=False)
-    chart = alt.layer(line, points).properties(width="container", height=300)
-    return _spec(chart, recall_rows(report), "Mean recall by rank, one line a system")
+    drawn = alt.layer(*layers).add_params(pair).properties(width="container", height=30 * len(order))
+    return spec(drawn, rows, f"Change in {metric_label(metric)} by kind of query, with 95% intervals")
 
 
 def _slice_charts(report: Report) -> dict[str, Spec]:
@@ -186,15 +165,15 @@ def _slice_charts(report: Report) -> dict[str, Spec]:
     rows = slice_rows(report)
     order = list(report.systems)
     names = [name for name, part in {ALL: report, **report.slices}.items() if part.n]
-    return {name: _interval_plot(rows, name, order, report.reference) for name in names}
+    return {name: _interval_plot(rows, name, order, report) for name in names}
 
 
-def _interval_plot(rows: Rows, name: str, order: list[str], reference: str) -> Spec:
-    metric = alt.param(name="metric", value=HEADLINE)
+def _interval_plot(rows: Rows, name: str, order: list[str], report: Report) -> Spec:
+    metric = alt.param(name="metric", value=report.headline_metric)
     scale = alt.Scale(zero=False, nice=True)
     x = alt.X("low:Q", scale=scale, title=None, axis=alt.Axis(format=".2f", tickCount=5))
     y = alt.Y("system:N", sort=order, title=None, axis=alt.Axis(labelLimit=150))
-    every = _chart().transform_filter("datum.metric === metric")
+    every = chart().transform_filter("datum.metric === metric")
     shown = every.transform_filter(alt.datum.slice == name)
     marks = shown.transform_calculate(kind="datum.tuned ? 'tuned' : 'not tuned'").encode(
         y=y,
@@ -209,27 +188,31 @@ def _interval_plot(rows: Rows, name: str, order: list[str], reference: str) -> S
     )
     layers = [
         every.mark_rule(opacity=0, tooltip=None, aria=False).encode(x=x, x2="high:Q", y=y),  # spans the common scale
-        shown.transform_filter(alt.datum.system == reference)
+        shown.transform_filter(alt.datum.system == report.reference)
         .mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False)
         .encode(x=alt.X("mean:Q", scale=scale)),
         marks.mark_rule(strokeWidth=3, strokeCap="round", opacity=0.55).encode(x=x, x2="high:Q"),
         marks.mark_point(filled=True, size=95, opacity=1).encode(x=alt.X("mean:Q", scale=scale)),
     ]
-    chart = alt.layer(*layers).add_params(metric).properties(width="container", height=30 * len(order))
-    return _spec(chart, rows, f"Mean and 95% interval of every system, {name} queries")
+    drawn = alt.layer(*layers).add_params(metric).properties(width="container", height=30 * len(order))
+    return spec(drawn, rows, f"Mean and 95% interval of every system, {name} queries")
 
 
 def _gains(report: Report, before: str, after: str) -> Spec:
-    label = metric_label(HEADLINE)
+    label = metric_label(report.headline_metric)
     rows = gain_rows(report)
     slices = [name for name in ("unseen", "seen", "unknown") if any(row["slice"] == name for row in rows)]
     pick = alt.selection_point(fields=["slice"], bind="legend")
     bars = (
-        _chart()
+        chart()
         .mark_bar()
         .encode(
             x=alt.X("rank:O", axis=None, scale=alt.Scale(paddingInner=0.08 if len(rows) < 400 else 0)),
-            y=alt.Y("gain:Q", title=f"change in {label}", axis=alt.Axis(format="+.1f")),
+            y=alt.Y(
+                "gain:Q",
+                title=f"change in {label}",
+                axis=alt.Axis(labelExpr="datum.value ? format(datum.value, '+.1f') : '0'"),
+            ),
             color=alt.Color("slice:N", scale=alt.Scale(domain=slices), title=None),
             opacity=alt.when(pick).then(alt.value(1)).otherwise(alt.value(0.12)),
             tooltip=[
@@ -244,47 +227,4 @@ def _gains(report: Report, before: str, after: str) -> Spec:
         .add_params(pick)
         .properties(width="container", height=260)
     )
-    return _spec(bars, rows, f"Change in {label} of every query, from the largest gain to the largest loss")
-
-
-def _loss(rows: Rows) -> Spec:
-    tooltip = [
-        alt.Tooltip("step:Q"),
-        alt.Tooltip("loss:Q", format=".4f"),
-        alt.Tooltip("lr:Q", format=".2e", title="rate"),
-    ]
-    base = _chart().encode(
-        x=alt.X("step:Q", title="step", axis=alt.Axis(format="d", tickCount=6)),
-        y=alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False)),
-    )
-    hover = base.mark_point(filled=True, size=120, opacity=0).encode(tooltip=tooltip)
-    chart = alt.layer(base.mark_line(strokeWidth=2), hover).properties(width="container", height=220)
-    return _spec(chart, rows, "Training loss by step")
-
-
-def _dev(rows: Rows, metric: str) -> Spec:
-    base = _chart().encode(
-        x=alt.X("step:Q", title="step", axis=alt.Axis(format="d", tickCount=6)),
-        y=alt.Y("dev:Q", title=f"dev {metric_label(metric)}", scale=alt.Scale(zero=False, padding=12)),
-        tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("dev:Q", format=".4f", title=metric_label(metric))],
-    )
-    line, points = base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=90, opacity=1)
-    return _spec(alt.layer(line, points).properties(width="container", height=220), rows, "Dev metric by step")
-
-
-def _chart() -> alt.Chart:
-    """A chart whose rows `_spec` puts in: altair would copy and check each of them."""
-    return alt.Chart(alt.NamedData("rows"))
-
-
-def _spec(chart: Any, rows: Rows, description: str) -> Spec:
-    """The spec without altair's own theme, described for screen readers."""
-    spec = cast(Spec, chart.properties(description=description).to_dict())
-    return {key: value for key, value in spec.items() if key != "config"} | {"data": {"values": rows}}
-
-
-def _thin(rows: Rows, most: int) -> Rows:
-    """At most `most` rows, evenly spaced, first and last included."""
-    if len(rows) <= most:
-        return rows
-    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+    return spec(bars, rows, f"Change in {label} of every query, from the largest gain to the largest loss")

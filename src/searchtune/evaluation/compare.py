@@ -1,7 +1,4 @@
-"""Reports side by side: one system of each, compared query by query on the queries that all of them judged.
-
-A report keeps the headline metric by query, so that metric is what can be compared.
-"""
+"""Reports side by side: one system of each, compared query by query on the queries that all of them judged."""
 
 from __future__ import annotations
 
@@ -13,8 +10,9 @@ import numpy as np
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation.figures import every_pair, figures
-from searchtune.evaluation.report import HEADLINE, Report, Slice
+from searchtune.evaluation.report import Report, Slice
 from searchtune.evaluation.wording import belief, change, figure, listed, metric_label, queries
+from searchtune.metrics.ranking import parse_metric
 from searchtune.metrics.significance import ROUNDS
 from searchtune.types import FloatArray64
 
@@ -40,6 +38,7 @@ def compare_reports(
     *,
     labels: Sequence[str] | None = None,
     systems: Sequence[str] | None = None,
+    metric: str | None = None,
     common: bool = False,
     seed: int = 13,
     rounds: int = ROUNDS,
@@ -47,24 +46,28 @@ def compare_reports(
     """Compare one system of each report with one of every other, paired by query.
 
     `labels` name the reports (default A, B, ...). `systems` say which system stands for each; by default its first
-    tuned one, or its best where nothing was tuned.
+    tuned one, or its best where nothing was tuned. `metric` is what they are compared by; None: the first report's
+    headline metric.
 
     Raises:
-        ConfigError: fewer than two reports, labels that repeat, or a system that is not there.
-        DataError: the reports judged other queries or collections and `common` is false, or share no query at all.
+        ConfigError: fewer than two reports, labels that repeat, or a system or metric that is not there.
+        DataError: the reports judged other queries or collections and `common` is false, share no query at all, or one
+            of them does not keep the metric by query.
     """
     names = list(labels) if labels is not None else [chr(ord("A") + i) for i in range(len(reports))]
     _check(reports, names, systems)
     chosen = [_system(reports[i], systems[i] if systems else None) for i in range(len(reports))]
+    measure = _metric(reports, names, metric)
     ids, left_out = shared_queries(reports, names, common=common)
     values = {
-        name: {HEADLINE: scores_of(report, system, ids)}
+        name: {measure: scores_of(report, system, ids, measure)}
         for name, report, system in zip(names, reports, chosen, strict=True)
     }
-    part = figures(values, systems=names, pairs=every_pair(names), metrics=(HEADLINE,), seed=seed, rounds=rounds)
+    part = figures(values, systems=names, pairs=every_pair(names), metrics=(measure,), seed=seed, rounds=rounds)
+    part = part.model_copy(update={"headline_metric": measure})
     stands_for = dict(zip(names, chosen, strict=True))
     words = _words(part, stands_for, left_out)
-    return ComparisonTable(reports[0].collection, HEADLINE, stands_for, part, left_out, words)
+    return ComparisonTable(reports[0].collection, measure, stands_for, part, left_out, words)
 
 
 def shared_queries(reports: Sequence[Report], names: Sequence[str], *, common: bool) -> tuple[list[str], int]:
@@ -81,9 +84,9 @@ def shared_queries(reports: Sequence[Report], names: Sequence[str], *, common: b
     return [row.id for row in reports[0].per_query if row.id in shared], len(every) - len(shared)
 
 
-def scores_of(report: Report, system: str, ids: Sequence[str]) -> FloatArray64:
-    """The headline metric of one system for the queries named. Shape: (ids,)."""
-    by_id = {row.id: row.scores[system] for row in report.per_query}
+def scores_of(report: Report, system: str, ids: Sequence[str], metric: str) -> FloatArray64:
+    """One metric of one system for the queries named. Shape: (ids,)."""
+    by_id = report.by_query(metric, system)
     return np.array([by_id[query_id] for query_id in ids], dtype=np.float64)
 
 
@@ -102,6 +105,15 @@ def _system(report: Report, wanted: str | None) -> str:
             raise ConfigError(f"the report has no system {wanted!r}{did_you_mean(wanted, report.systems)}")
         return wanted
     return report.tuned[0] if report.tuned else report.ranked()[0]
+
+
+def _metric(reports: Sequence[Report], names: Sequence[str], wanted: str | None) -> str:
+    """What is compared, which every report must have measured."""
+    metric = str(parse_metric(wanted)) if wanted is not None else reports[0].headline_metric
+    for name, report in zip(names, reports, strict=True):
+        if metric not in report.metrics:
+            raise ConfigError(f"{name} has no metric {metric!r}{did_you_mean(metric, report.metrics)}")
+    return metric
 
 
 def _must_agree(reports: Sequence[Report], names: Sequence[str], sets: Sequence[set[str]]) -> None:
@@ -124,7 +136,7 @@ def _must_agree(reports: Sequence[Report], names: Sequence[str], sets: Sequence[
 
 def _words(part: Slice, systems: Mapping[str, str], left_out: int) -> list[str]:
     best, *rest = part.ranked()
-    label = metric_label(HEADLINE)
+    label = metric_label(part.headline_metric)
     beaten = [name for name in rest if (it := part.comparison(name, best)) is not None and it.significant]
     if len(beaten) == len(rest):
         head = f"{best} is best, beyond chance."

@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.errors import ConfigError, did_you_mean
 from searchtune.evaluation.compare import scores_of, shared_queries
-from searchtune.evaluation.report import HEADLINE, Report
+from searchtune.evaluation.report import Report
 from searchtune.evaluation.wording import figure, metric_label, queries, signed
 from searchtune.metrics.ranking import parse_metric
 
@@ -104,8 +104,7 @@ def gate(
     """Compare the means of a report with those of an accepted one, for every metric that has a limit.
 
     `systems` are those to check, by default all of the baseline: one that the report lacks fails. With `common`, only
-    queries that both judged count; the headline metric alone is kept by query, so a limit on another metric is refused
-    unless both judged the same queries.
+    queries that both judged count; a report that is too old to keep a metric by query is refused where others drop out.
 
     Raises:
         ConfigError: no limit, a limit that cannot be read, or a metric or system that the baseline lacks.
@@ -119,7 +118,7 @@ def gate(
         if name not in baseline.systems:
             raise ConfigError(f"the baseline has no system {name!r}{did_you_mean(name, baseline.systems)}")
     ids, left_out = shared_queries([report, baseline], ["the report", "the baseline"], common=common)
-    _check_metrics(read, report, baseline, left_out)
+    _check_metrics(read, report, baseline)
     checks = tuple(
         Check(
             name,
@@ -159,15 +158,11 @@ def _limit(value: Limit | float | str, metric: str) -> Limit:
     return Limit(number / 100 if relative else number, relative)
 
 
-def _check_metrics(limits: Mapping[str, Limit], report: Report, baseline: Report, left_out: int) -> None:
+def _check_metrics(limits: Mapping[str, Limit], report: Report, baseline: Report) -> None:
     for metric in limits:
         for name, one in (("report", report), ("baseline", baseline)):
             if metric not in one.metrics:
                 raise ConfigError(f"the {name} has no metric {metric!r}{did_you_mean(metric, one.metrics)}")
-        if left_out and metric != HEADLINE:
-            raise DataError(
-                f"{metric} is not kept by query, so it cannot be compared on common queries; only {HEADLINE} can"
-            )
 
 
 def _mean(report: Report, system: str, metric: str, ids: Sequence[str], left_out: int) -> float:
@@ -175,5 +170,5 @@ def _mean(report: Report, system: str, metric: str, ids: Sequence[str], left_out
     if system not in report.systems:
         return math.nan
     if left_out:
-        return float(scores_of(report, system, ids).mean())
+        return float(scores_of(report, system, ids, metric).mean())
     return report.estimate(system, metric).mean

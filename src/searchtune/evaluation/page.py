@@ -17,7 +17,9 @@ from markupsafe import Markup
 from searchtune.evaluation import wording
 from searchtune.evaluation.charts import ALL, MOST_BARS, page_charts, pair_names
 from searchtune.evaluation.explorer import PLACE, explorer_data, rankings_script, script_json
-from searchtune.evaluation.report import HEADLINE, Report
+from searchtune.evaluation.hurt import hurt_most
+from searchtune.evaluation.report import Report
+from searchtune.evaluation.reranking import reranking_warnings
 from searchtune.evaluation.verdict import Outcome, outcome, verdict
 from searchtune.storage.atomic import write_text
 
@@ -48,6 +50,7 @@ def render_page(report: Report) -> str:
     """The whole page as HTML."""
     tone, badge = _BADGES[outcome(report)]
     headline, *reasons = verdict(report)
+    warnings = reranking_warnings(report)
     charts = page_charts(report)
     frame = (
         _environment()
@@ -57,13 +60,15 @@ def render_page(report: Report) -> str:
             tone=tone,
             badge=badge,
             headline=headline,
-            reasons=reasons,
+            warnings=warnings,
+            reasons=[sentence for sentence in reasons if sentence not in warnings],
             charts=charts,
             parts={ALL: report, **report.slices} if report.tuned else {ALL: report},
             pairs=pair_names(report),
             has_kinds=any(name.startswith("kind-") for name in charts),
             slice_notes=_SLICES,
-            headline_metric=HEADLINE,
+            headline_metric=report.headline_metric,
+            hurt=hurt_most(report),
             most_bars=MOST_BARS,
             facts_of_training=_facts(report.training),
             cost_columns=cost_columns(report.costs),
@@ -97,6 +102,7 @@ def _environment() -> Environment:
         interval=wording.interval,
         metric_label=wording.metric_label,
         queries=wording.queries,
+        milliseconds=wording.milliseconds,
         script_json=script_json,
         words=_words,
         value=_value,

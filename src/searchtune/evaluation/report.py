@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from searchtune.errors import DataError
 from searchtune.metrics.significance import Estimate
@@ -22,9 +22,9 @@ from searchtune.specs.base import Spec
 from searchtune.storage.atomic import write_json
 
 HEADLINE = "ndcg@10"
-"""The metric that the verdict, the per-query gains and the examples speak of."""
+"""The headline metric where none is named."""
 METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
-"""The metrics of every report."""
+"""The metrics of a report where none are named."""
 
 
 def plain(value: Any) -> Any:
@@ -119,37 +119,105 @@ class Slice(Part):
     n: int
     systems: dict[str, SystemScores]
     comparisons: list[Comparison]
+    headline_metric: str = HEADLINE
+    """The metric that verdict, pictures, gains by query and examples speak of; meant where none is named."""
 
-    def estimate(self, system: str, metric: str = HEADLINE) -> Estimate:
-        return self.systems[system].metrics[metric]
+    def estimate(self, system: str, metric: str | None = None) -> Estimate:
+        return self.systems[system].metrics[metric or self.headline_metric]
 
     def best(self, metric: str) -> float:
         """The highest mean that any system has here; NaN where none has any."""
         means = (item.metrics[metric].mean for item in self.systems.values())
         return max((mean for mean in means if not math.isnan(mean)), default=math.nan)
 
-    def comparison(self, a: str, b: str, metric: str = HEADLINE) -> Comparison | None:
+    def comparison(self, a: str, b: str, metric: str | None = None) -> Comparison | None:
         """The comparison from `a` to `b`, turned round where it was made from `b` to `a`, None where not made."""
-        found = {(item.a, item.b): item for item in self.comparisons if item.metric == metric}
+        wanted = metric or self.headline_metric
+        found = {(item.a, item.b): item for item in self.comparisons if item.metric == wanted}
         if (a, b) in found:
             return found[a, b]
         return found[b, a].flipped() if (b, a) in found else None
 
-    def ranked(self, metric: str = HEADLINE) -> list[str]:
-        """The systems that have a mean here, best first; of equal ones the first shown."""
-        named = {name: item.metrics[metric].mean for name, item in self.systems.items()}
+    def ranked(self) -> list[str]:
+        """The systems that have a mean of the headline metric here, best first; of equal ones the first shown."""
+        named = {name: self.estimate(name).mean for name in self.systems}
         return sorted((name for name in named if not math.isnan(named[name])), key=lambda name: -named[name])
 
 
 class QueryScores(Part):
-    """One judged query: its text, which slice it is in, and the headline metric of every system."""
+    """One judged query: its text, which slice it is in, and every metric of every system."""
 
     id: str
     text: str
     slice: SliceName
     scores: dict[str, float]
+    """The headline metric by system."""
+    others: dict[str, list[float]] = {}
+    """Every other metric, one value a system in the order of `scores`; absent from older reports."""
     bins: dict[str, list[str]] = {}
     """By kind of the breakdown: the bins that hold the query, several only for tags."""
+
+
+class TradePoint(Part):
+    """One depth of a reranker: what it reaches, and at what cost."""
+
+    name: str
+    depth: int
+    """Documents of each query that were reranked, at most."""
+    pairs_per_query: Figure
+    """Pairs of query and document that were scored."""
+    ms_per_query: Figure
+    """Milliseconds per query."""
+    estimate: JsonEstimate
+    """The headline metric."""
+    gain: Comparison
+    """From the reference to this point, corrected for the number of points."""
+    shortfall: Comparison | None = None
+    """From the deepest point to this one; None for the deepest itself."""
+    chosen: bool = False
+    """Whether this is the depth that the system is used at."""
+
+
+class TradeOff(Part):
+    """What a reranker gains over the ranking that it starts from, by depth."""
+
+    reference: str
+    """The system whose ranking is reranked: retrieval alone."""
+    points: Annotated[list[TradePoint], Field(min_length=1)]
+    """From the shallowest to the deepest."""
+
+    @property
+    def deepest(self) -> TradePoint:
+        return self.points[-1]
+
+    @property
+    def chosen(self) -> TradePoint:
+        """The point that the system is used at; the deepest where none was chosen."""
+        return next((point for point in self.points if point.chosen), self.deepest)
+
+
+class ReliabilityBin(Part):
+    """The pairs whose predicted probability of being relevant lies from `low` to `high`."""
+
+    low: float
+    high: float
+    predicted: float
+    """Their mean predicted probability."""
+    relevant: JsonEstimate
+    """The share of them that is relevant, with Wilson's interval."""
+
+
+class Reliability(Part):
+    """How far predicted probabilities can be taken at their word."""
+
+    n: int
+    """Labelled pairs."""
+    bins: list[ReliabilityBin]
+    """Those that hold any pair."""
+    error: Figure
+    """Expected calibration error: the mean distance of a bin's prediction from its share, weighted by its pairs."""
+    brier: Figure
+    """Mean squared distance of a prediction from 0 or 1."""
 
 
 class Card(Part):
@@ -251,6 +319,12 @@ class Report(Slice):
     """The headline metric by kind of slice and bin: what queries gain, and which lose (see `evaluation.slices`)."""
     recall_curve: dict[str, list[float]] = {}
     """System -> mean recall at rank 1, 2, ..., as deep as its run goes."""
+    precision_curve: dict[str, list[float]] = {}
+    """System -> mean interpolated precision at recall 0, 0.1, ..., 1."""
+    trade_offs: dict[str, TradeOff] = {}
+    """Reranker -> quality and cost by depth."""
+    calibration: dict[str, Reliability] = {}
+    """What gave the probabilities (such as `before` and `after` they were calibrated) -> how good they are."""
     rankings: Rankings | None = None
 
     @property
@@ -262,6 +336,17 @@ class Report(Slice):
     def headline(self) -> Comparison | None:
         """The reference against the first tuned system on the headline metric over all queries."""
         return self.comparison(self.reference, self.tuned[0]) if self.tuned else None
+
+    def by_query(self, metric: str, system: str) -> dict[str, float]:
+        """One metric of one system by query id. A `DataError` where the report does not keep that metric by query."""
+        if metric == self.headline_metric:
+            return {row.id: row.scores[system] for row in self.per_query}
+        if any(metric not in row.others for row in self.per_query):
+            raise DataError(
+                f"this report of {self.collection} keeps {self.headline_metric} by query, but not {metric}; evaluate "
+                "again to have every metric by query"
+            )
+        return {row.id: row.others[metric][list(row.scores).index(system)] for row in self.per_query}
 
     @property
     def pair(self) -> tuple[str, str] | None:

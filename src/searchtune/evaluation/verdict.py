@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
-from searchtune.evaluation.report import HEADLINE, Comparison, Report
+from searchtune.evaluation.report import Comparison, Report
+from searchtune.evaluation.reranking import reranking_words
 from searchtune.evaluation.wording import (
     belief,
     change,
@@ -107,9 +108,11 @@ def verdict(report: Report) -> list[str]:
     """Sentences, the most important one first."""
     headline = report.headline
     if headline is None:
-        return [*_untuned(report), *_breakdown(report), *_warnings(report)]
+        head, *rest = _untuned(report)
+        return [head, *reranking_words(report), *rest, *_breakdown(report), *_warnings(report)]
     return [
         _headline(outcome(report), report, headline),
+        *reranking_words(report),
         _measured(report, headline),
         *_credence(headline),
         *_power(headline),
@@ -128,7 +131,7 @@ def _headline(found: Outcome, report: Report, headline: Comparison) -> str:
 def _measured(report: Report, it: Comparison) -> str:
     before, after = report.estimate(it.a).mean, report.estimate(it.b).mean
     return (
-        f"{metric_label(HEADLINE)} went from {figure(before)} ({it.a}) to {figure(after)} ({it.b}): {change(it)}; "
+        f"{metric_label(it.metric)} went from {figure(before)} ({it.a}) to {figure(after)} ({it.b}): {change(it)}; "
         f"{it.wins} of {queries(it.n)} better, {it.ties} the same, {it.losses} worse."
     )
 
@@ -146,7 +149,7 @@ def _credence(it: Comparison) -> list[str]:
 def _untuned(report: Report) -> list[str]:
     """Which system is best, and against which others that can be believed."""
     ranked = report.ranked()
-    label = metric_label(HEADLINE)
+    label = metric_label(report.headline_metric)
     against = _against_best(report)
     if not against:
         only = ranked[0] if ranked else report.reference
@@ -246,7 +249,7 @@ def _held(it: Comparison, name: str) -> str:
 
 def _further(report: Report, headline: Comparison) -> list[str]:
     """One sentence for every other comparison, and one where an untuned system is ahead."""
-    others = [it for it in report.comparisons if it.metric == HEADLINE and it != headline and it.n]
+    others = [it for it in report.comparisons if it.metric == report.headline_metric and it != headline and it.n]
     sentences = [f"{it.b} against {it.a}: {change(it)}{_there(_on(report, 'unseen', it))}." for it in others]
     if len(report.tuned) > 1:
         sentences.insert(0, _among_tuned(report, headline))

@@ -44,6 +44,18 @@ def signed(value: float) -> str:
     return f"{rounded:+.3f}".replace("-", "−") if rounded else "0.000"
 
 
+def percent(share: float) -> str:
+    """`93%` for 0.93; a dash for NaN."""
+    return NO_FIGURE if math.isnan(share) else f"{100 * share:.0f}%"
+
+
+def milliseconds(value: float) -> str:
+    """`0.42 ms`, `12.3 ms`, `1,250 ms`, or a dash."""
+    if math.isnan(value):
+        return NO_FIGURE
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
 def p_text(p_value: float) -> str:
     """`p < 0.001`, `p = 0.032`, or that there is no test."""
     if math.isnan(p_value):

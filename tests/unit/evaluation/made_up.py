@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from searchtune.evaluation import Evidence
+from searchtune.evaluation import CostedRun, Evidence
 from searchtune.types import Collection, Qrels, Run
 
 SUBJECTS = ("invoice", "password", "printer", "holiday request", "travel card", "laptop", "shared calendar", "badge",
@@ -131,3 +131,36 @@ def made_up_evidence(
         },
     )
     return replace(evidence, **changes)
+
+
+def reranked(run: Run, qrels: Qrels, ability: float, *, depth: int, seed: int = 7) -> Run:
+    """The first `depth` documents of every row in an order that a reranker of this ability gives them."""
+    noise = np.random.default_rng(seed).normal(size=run.docs.shape)
+    labels = [set(qrels.row(i)[0].tolist()) for i in range(len(qrels))]
+    hit = np.array([[doc in labels[i] for doc in row] for i, row in enumerate(run.docs.tolist())])
+    scores = np.where(np.arange(run.depth) < depth, noise + ability * hit, -100.0 - np.arange(run.depth))
+    return Run.ranked(run.queries, run.docs, scores.astype(np.float32))
+
+
+def with_reranking(evidence: Evidence, *, ability: float = 4.0, chosen: int = 20) -> Evidence:
+    """The evidence with two rerankers of `base` at four depths, one of them tuned, and their probabilities."""
+    base, qrels = evidence.runs["base"], evidence.qrels
+    depths = (5, 10, 20, 50)
+
+    def points(ability: float, ms: float) -> list[CostedRun]:
+        return [
+            CostedRun(reranked(base, qrels, ability, depth=depth), depth, ms * depth, chosen=depth == chosen)
+            for depth in depths
+        ]
+
+    rng = np.random.default_rng(3)
+    chance = rng.beta(0.6, 1.2, size=2000)
+    relevant = rng.random(2000) < chance
+    return replace(
+        evidence,
+        runs={**evidence.runs, "tuned-ce": reranked(base, qrels, ability, depth=chosen)},
+        tuned=("tuned-ce", "tuned"),
+        residual=None,
+        trade_offs={"plain-ce": points(1.5, 0.8), "tuned-ce": points(ability, 0.8)},
+        calibration={"before": (chance**0.4, relevant), "after": (chance, relevant)},
+    )

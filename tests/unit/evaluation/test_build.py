@@ -13,7 +13,16 @@ from scipy import stats
 from tests.unit.evaluation.made_up import made_up_collection, made_up_evidence, made_up_run
 
 from searchtune.errors import ConfigError, DataError
-from searchtune.evaluation import Evidence, Report, build_report, read_report, write_report
+from searchtune.evaluation import (
+    Evidence,
+    Report,
+    build_report,
+    compare_reports,
+    gate,
+    read_report,
+    verdict,
+    write_report,
+)
 from searchtune.evaluation.report import METRICS, plain
 from searchtune.metrics import score, win_tie_loss
 from searchtune.types import Qrels
@@ -52,6 +61,7 @@ def test_json_has_the_promised_shape_and_reads_back(report: Report, tmp_path: Pa
     assert set(data["systems"]["base"]["metrics"]["ndcg@10"]) == {"mean", "low", "high", "n"}
     keys = {"a", "b", "metric", "delta", "low", "high", "n", "p_value", "wins", "ties", "losses", "mde"}
     keys |= {"p_holm", "p_t", "effect_size"}
+    assert set(data["per_query"][0]["others"]) == set(METRICS) - {"ndcg@10"}
     assert all(set(item) == keys for item in data["comparisons"])
     assert [(it["a"], it["b"]) for it in data["comparisons"][::4]] == [("base", "tuned"), ("hybrid", "tuned+bm25")]
     assert list(data["slices"]) == ["unseen", "seen", "residual"]
@@ -159,6 +169,8 @@ def test_min_grade_of_the_collection_counts(evidence: Evidence) -> None:
     [
         ({"tuned": ("tunde",)}, "no run of a system 'tunde'; did you mean 'tuned'"),
         ({"reference": "zero"}, "'zero'"),
+        ({"retrieval": "bm52"}, "no run of a system 'bm52'; did you mean 'bm25'"),
+        ({"headline": "map"}, "headline metric 'map' is not among the metrics"),
         ({"pairs": (("hybrid", "tuned+bm52"),)}, "did you mean 'tuned.bm25'"),
     ],
 )
@@ -241,16 +253,62 @@ def test_recall_curve_agrees_with_the_metric(report: Report) -> None:
 
 def test_reports_of_before_still_load(report: Report, tmp_path: Path) -> None:
     data = as_json(report, tmp_path)
-    for key in ("breakdown", "recall_curve", "rankings", "fingerprint"):
+    late = ("breakdown", "recall_curve", "rankings", "fingerprint", "precision_curve", "trade_offs", "calibration")
+    for key in late:
         del data[key]
     for row in data["per_query"]:
-        del row["bins"]
+        del row["bins"], row["others"]
     for part in (data, *data["slices"].values()):
+        del part["headline_metric"]
         for item in part["comparisons"]:
             del item["p_holm"], item["p_t"], item["effect_size"]
     (tmp_path / "old.json").write_text(json.dumps(data), encoding="utf-8")
     old = read_report(tmp_path / "old.json")
     assert old.breakdown == {}
     assert old.rankings is None
+    assert old.headline_metric == "ndcg@10"
+    assert (old.trade_offs, old.calibration, old.precision_curve) == ({}, {}, {})
+    assert gate(report, old, {"recall@10": 0.0, "ndcg@10": 0.0}).passed
+    assert compare_reports([old, report], rounds=50).metric == "ndcg@10"
     assert old.headline is not None
     assert old.headline.significant == (old.headline.p_value < 0.05)
+
+
+def test_every_metric_is_kept_by_query(evidence: Evidence, report: Report) -> None:
+    for name, run in evidence.runs.items():
+        values = score(run, evidence.qrels, METRICS)
+        for metric in METRICS:
+            kept = report.by_query(metric, name)
+            assert list(kept) == [row.id for row in report.per_query]
+            assert list(kept.values()) == pytest.approx(values[metric], abs=1e-6)
+
+
+def test_another_headline_is_what_everything_is_about(evidence: Evidence, tmp_path: Path) -> None:
+    report = build(replace(evidence, headline="recall@10"))
+    base, tuned = (score(evidence.runs[name], evidence.qrels, ["recall@10"])["recall@10"] for name in ("base", "tuned"))
+    assert report.headline is not None
+    assert (report.headline.metric, report.estimate("tuned").mean) == ("recall@10", pytest.approx(tuned.mean()))
+    assert [row.scores["tuned"] for row in report.per_query] == pytest.approx(tuned.tolist())
+    assert set(report.per_query[0].others) == set(METRICS) - {"recall@10"}
+    parts = [*report.slices.values(), *(part for bins in report.breakdown.values() for part in bins.values())]
+    assert {part.headline_metric for part in parts} == {"recall@10"}
+    assert report.examples is not None
+    gains = tuned - base
+    assert [it.gain for it in report.examples.best] == sorted(gains[gains > 0], reverse=True)[:10]
+    assert next(it for it in verdict(report) if " went from " in it).startswith("Recall@10 went from")
+    write_report(report, tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == report
+
+
+def test_a_report_needs_no_ndcg(evidence: Evidence) -> None:
+    report = build(replace(evidence, metrics=["map", "hit@1"], headline="map"))
+    assert report.metrics == ["map", "hit@1"]
+    assert report.ranked()[0] == "tuned+bm25"
+    assert "nDCG" not in " ".join(verdict(report))
+
+
+def test_precision_curves_fall(report: Report) -> None:
+    assert list(report.precision_curve) == list(report.systems)
+    for curve in report.precision_curve.values():
+        assert len(curve) == 11
+        assert curve == sorted(curve, reverse=True)

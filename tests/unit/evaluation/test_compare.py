@@ -58,6 +58,26 @@ def test_different_queries_need_leave() -> None:
     assert "on 50 common queries; 10 queries that only some of them judged are left out" in found.words[1]
 
 
+def test_any_metric_is_compared_by_query() -> None:
+    part = TUNED.model_copy(update={"per_query": TUNED.per_query[10:]})
+    found = compare_reports([BASE, part], metric="MRR@10", common=True, rounds=200)
+    assert (found.metric, found.figures.headline_metric) == ("mrr@10", "mrr@10")
+    kept = list(TUNED.by_query("mrr@10", "tuned").values())[10:]
+    assert found.figures.estimate("B").mean == pytest.approx(sum(kept) / 50)
+    assert found.words[1].startswith("MRR@10 on 50 common queries")
+    with pytest.raises(ConfigError, match="A has no metric 'mrr@5'; did you mean 'mrr@10'"):
+        compare_reports([BASE, TUNED], metric="mrr@5")
+    rows = [row.model_copy(update={"others": {}}) for row in TUNED.per_query]
+    with pytest.raises(DataError, match="but not recall@10"):
+        compare_reports([BASE, TUNED.model_copy(update={"per_query": rows})], metric="recall@10")
+
+
+def test_the_headline_of_the_first_report_is_compared() -> None:
+    other = build_report(replace(EVIDENCE, tuned=["tuned"], pairs=[], headline="recall@10"), rounds=50)
+    assert compare_reports([other, BASE], rounds=50).metric == "recall@10"
+    assert compare_reports([BASE, other], rounds=50).metric == "ndcg@10"
+
+
 def test_bad_requests() -> None:
     with pytest.raises(ConfigError, match="1 of the two or more reports"):
         compare_reports([BASE])

@@ -85,10 +85,30 @@ def test_common_queries_are_counted() -> None:
     assert found.passed
     assert (found.n, found.left_out) == (16, 4)
     assert "on 16 common queries (4 queries that only one report judged left out)" in found.describe()[0]
-    with pytest.raises(DataError, match="mrr@10 is not kept by query"):
-        gate(fewer(4), REPORT, {"mrr@10": 0.0}, common=True)
     with pytest.raises(DataError, match="no judged query in common"):
         gate(fewer(20), REPORT, {"ndcg@10": 0.0}, common=True)
+
+
+@pytest.mark.parametrize("metric", ["mrr@10", "recall@10", "recall@100"])
+def test_any_metric_can_be_gated_on_common_queries(metric: str) -> None:
+    found = gate(fewer(4), REPORT, {metric: 0.0}, common=True)
+    assert found.passed
+    wanted = list(REPORT.by_query(metric, "tuned").values())[4:]
+    after = {(it.system, it.metric): it.after for it in found.checks}
+    assert after["tuned", metric] == pytest.approx(sum(wanted) / 16)
+    assert (
+        after["tuned", metric] != pytest.approx(REPORT.estimate("tuned", metric).mean, abs=1e-9)
+        or len(set(wanted)) == 1
+    )
+
+
+def test_older_reports_keep_the_headline_by_query_alone() -> None:
+    rows = [row.model_copy(update={"others": {}}) for row in REPORT.per_query]
+    old = REPORT.model_copy(update={"per_query": rows})
+    assert gate(fewer(4), old, {"ndcg@10": 0.0}, common=True).passed
+    assert gate(REPORT, old, {"mrr@10": 0.0}).passed
+    with pytest.raises(DataError, match=r"keeps ndcg@10 by query, but not mrr@10; evaluate again"):
+        gate(fewer(4), old, {"mrr@10": 0.0}, common=True)
 
 
 def test_unknown_names_are_refused() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+import altair as alt
 import numpy as np
 import pytest
 from markupsafe import Markup
-from tests.unit.evaluation.made_up import made_up_collection, made_up_evidence, made_up_run
+from tests.unit.evaluation.made_up import made_up_collection, made_up_evidence, made_up_run, with_reranking
 
 from searchtune.evaluation import Evidence, build_report, explorer, page
 from searchtune.evaluation.charts import MOST_BARS, gain_rows, page_charts
@@ -77,7 +79,7 @@ def test_page_needs_no_network(html: str) -> None:
 def test_every_chart_has_its_place_and_vega_stands_once(html: str) -> None:
     charts = charts_of(html)
     slices = {"slice-all", "slice-unseen", "slice-seen", "slice-residual"}
-    assert set(charts) == {*slices, "gains", "loss", "dev", "recall", "kind-0"}
+    assert set(charts) == {*slices, "gains", "loss", "dev", "recall", "precision", "kind-0"}
     assert all(html.count(f'id="{name}"') == 1 for name in charts)
     assert html.count("/* vega */") == 1
     assert all(chart["description"] for chart in charts.values())
@@ -153,7 +155,7 @@ def test_a_large_page_is_cut_to_its_limit_and_says_so(monkeypatch: pytest.Monkey
 
 def test_old_reports_show_their_examples() -> None:
     report = build_report(made_up_evidence(queries=30, docs=60), rounds=50)
-    old = {"rankings": None, "breakdown": {}, "recall_curve": {}, "fingerprint": ""}
+    old = {"rankings": None, "breakdown": {}, "recall_curve": {}, "precision_curve": {}, "fingerprint": ""}
     html = page.render_page(report.model_copy(update=old))
     assert "Gained most" in html
     assert data_of(html, "rankings") is None
@@ -176,3 +178,61 @@ def test_losses_against_exact_search_are_shown() -> None:
     assert "Lost against exact search" in html
     assert "ndcg@10 <b>0.0125</b>" in html
     assert "exact loss" not in html
+
+
+def test_the_headline_is_what_the_page_is_about() -> None:
+    report = build_report(made_up_evidence(queries=30, docs=60, headline="mrr@10"), rounds=50)
+    html = page.render_page(report)
+    assert '<div class="tile"><dt>MRR@10</dt>' in html
+    assert '<option value="mrr@10" selected>' in html
+    assert "MRR@10 went from" in html
+    charts = charts_of(html)
+    assert "MRR@10" in charts["gains"]["description"]
+    assert "MRR@10" in charts["kind-0"]["description"]
+    assert {"name": "metric", "value": "mrr@10"} in charts["slice-all"]["params"]
+    assert data_of(html, "queries")["rows"][3]["scores"] == list(report.per_query[3].scores.values())
+
+
+def test_charts_follow_the_schema_of_vega_lite() -> None:
+    for chart in page_charts(build_report(with_reranking(made_up_evidence(queries=30, docs=60)), rounds=50)).values():
+        alt.Chart.from_dict(chart, validate=True)
+        assert '"name": "rows"' not in json.dumps(chart), "a layer that looks for its rows where there are none"
+
+
+def test_rerankers_have_their_sections() -> None:
+    html = page.render_page(build_report(with_reranking(made_up_evidence(queries=30, docs=60)), rounds=50))
+    charts = charts_of(html)
+    assert [row["depth"] for row in charts["trade-off"]["data"]["values"]] == [5, 10, 20, 50] * 2
+    assert {row["name"] for row in charts["reliability"]["data"]["values"]} == {"before", "after"}
+    assert all(html.count(f'id="{name}"') == 1 for name in ("trade-off", "reliability"))
+    assert html.count('<span class="chip">in use</span>') == 2
+    assert "does not pay" not in html
+    plain = page.render_page(build_report(made_up_evidence(queries=30, docs=60), rounds=50))
+    assert 'id="h-trade"' not in plain
+    assert 'id="h-calibration"' not in plain
+
+
+def test_a_warning_stands_in_a_box_of_its_own_and_once() -> None:
+    report = build_report(with_reranking(made_up_evidence(queries=60, docs=90), ability=0.0), rounds=200)
+    html = page.render_page(report)
+    assert html.count("Reranking does not pay here") == 1
+    assert '<p class="callout caution" role="note"><b>Reranking does not pay here:</b> tuned-ce at top 20' in html
+
+
+def test_times_that_nobody_measured_leave_the_chart_out() -> None:
+    evidence = with_reranking(made_up_evidence(queries=30, docs=60))
+    unmeasured = {
+        name: [replace(it, ms_per_query=math.nan) for it in points] for name, points in evidence.trade_offs.items()
+    }
+    html = page.render_page(build_report(replace(evidence, trade_offs=unmeasured, calibration={}), rounds=50))
+    assert "trade-off" not in charts_of(html)
+    assert "Quality against cost" in html
+
+
+def test_what_gets_worse_is_told_for_every_comparison() -> None:
+    evidence = made_up_evidence(queries=60, docs=90, seen_gain=-1.0, unseen_gain=-1.0)
+    html = page.render_page(build_report(evidence, rounds=50))
+    part = html[html.index('id="h-hurt"') : html.index('id="explore"')]
+    assert re.findall(r'<span class="query">(.*?)</span>', part) == ["base → tuned", "hybrid → tuned+bm25"]
+    assert part.count("<tr>") == 2 * (1 + 10)
+    assert "the worst 10 shown" in part

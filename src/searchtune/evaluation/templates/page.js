@@ -10,7 +10,8 @@
     const [ink, soft, line, accent, second, other, good, bad, third, fourth] =
       ["ink", "soft", "line", "accent", "second", "other", "good", "bad", "third", "fourth"].map((name) => style.getPropertyValue(`--${name}`).trim());
     const colours = id.startsWith("kind-") ? [good, bad, other]
-      : id === "recall" ? [other, accent, third, second, fourth, good, bad, soft]
+      : id === "reliability" || id === "trade-off" ? [accent, second, third, fourth, good, bad, other, soft]
+      : id === "recall" || id === "precision" ? [other, accent, third, second, fourth, good, bad, soft]
       : [accent, id.startsWith("slice-") ? other : second, other];
     const font = style.getPropertyValue("--sans").trim();
     return {
@@ -24,7 +25,7 @@
       axisYPoint: { grid: false, labelColor: ink, labelFontSize: 13 },
       legend: { orient: "top", labelColor: ink, labelFontSize: 13, symbolType: "square" },
       range: { category: colours },
-      line: { color: accent }, point: { color: accent }, rule: { color: soft }, bar: { color: accent },
+      line: { color: accent }, point: { color: accent }, rule: { color: soft }, text: { color: soft, fill: soft }, bar: { color: accent },
     };
   }
 

@@ -157,7 +157,7 @@ def test_positives_and_repeats_in_a_pool_are_left_out():
     assert len(drawn.docs) == 4
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_every_draw_is_sound(data):
     labels = data.draw(

@@ -39,7 +39,7 @@ def walk(row, step, margin, keep):
     return depth
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(rows=SCORES, step=st.integers(1, 4), margin=st.sampled_from([-1.0, 0.0, 0.5, 1.0, 99.0]), keep=st.integers(1, 4))
 def test_depths(rows, step, margin, keep):
     scores = np.array(rows, dtype=np.float32)
@@ -48,7 +48,7 @@ def test_depths(rows, step, margin, keep):
     assert (early_exit(scores, step, margin + 1, keep) >= found).all(), "a greater margin never stops earlier"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(rows=SCORES, step=st.integers(1, 4), margin=st.sampled_from([0.0, 0.5, 2.0]), keep=st.integers(1, 4))
 def test_online_is_the_same(rows, step, margin, keep):
     scores = np.array(rows, dtype=np.float32)

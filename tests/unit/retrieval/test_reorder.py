@@ -52,7 +52,7 @@ def by_hand(docs, scores, depth):
     return [docs[i] for i in head], [docs[i] for i in range(len(docs)) if i not in places]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(data=st.lists(ROW, min_size=1, max_size=3), depth=st.integers(0, 11))
 def test_reordering(data, depth):
     rows = [[doc for doc, _ in row] for row in data]
@@ -140,7 +140,7 @@ def test_blending_by_hand():
     assert found.scores[0, :3].tolist() == pytest.approx([0.8 * high, -0.2 * high, -0.8 * high + 0.2 * high])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     data=st.lists(
         st.lists(st.tuples(st.integers(0, 20), st.sampled_from([NAN, -2.0, 0.0, 1.0, 5.0])), unique_by=lambda p: p[0])

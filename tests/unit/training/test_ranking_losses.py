@@ -1,6 +1,7 @@
 """The losses on padded groups against loops over plain numbers, and what padding, order and odd groups may not change."""
 
 import math
+import warnings
 from functools import partial
 from itertools import combinations, permutations
 
@@ -137,7 +138,7 @@ def with_gradient(loss, scores, targets, mask):
 
 
 @every_loss
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(groups=GROUPS, fill=st.sampled_from([math.nan, math.inf, 7.0]), spare=st.integers(0, 2))
 def test_every_loss_is_its_loop(name, groups, fill, spare):
     loss, by_hand = LOSSES[name]
@@ -183,8 +184,8 @@ def test_following_the_gradient_brings_scores_into_order(name):
     _, targets, mask = padded([[(0.0, y) for y in (0.0, 1.0, 0.5, 0.0)], [(0.0, 1.0), (0.0, 0.0)]])
     scores = torch.zeros(targets.shape, dtype=torch.float64, requires_grad=True)
     before = LOSSES[name][0](scores, targets, mask).item()
-    optimiser = torch.optim.SGD([scores], lr=0.3)
-    for _ in range(40):
+    optimiser = torch.optim.SGD([scores], lr=0.5)
+    for _ in range(20):
         optimiser.zero_grad()
         LOSSES[name][0](scores, targets, mask).backward()
         optimiser.step()
@@ -214,7 +215,8 @@ def test_nothing_to_say_is_a_loss_of_zero_that_can_be_followed(name):
 def test_groups_of_one_label_leave_the_others_as_they_are(name, label):
     useful = [(0.2, 1.0), (0.9, 0.0), (-1.0, 0.0)]
     alone, gradient = with_gradient(LOSSES[name][0], *padded([useful]))
-    joined, both = with_gradient(LOSSES[name][0], *padded([[(5.0, label), (-5.0, label)], useful]))
+    with warnings.catch_warnings(action="ignore"), torch.autograd.detect_anomaly():  # no NaN on the way either
+        joined, both = with_gradient(LOSSES[name][0], *padded([[(5.0, label), (-5.0, label)], useful]))
     assert joined == pytest.approx(alone)
     assert torch.allclose(both[1], gradient[0])
     assert not both[0].any()

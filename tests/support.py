@@ -124,6 +124,31 @@ def write_llama(folder: Path) -> Path:
     return _write_model(LlamaModel, config, folder)
 
 
+def write_causal(folder: Path) -> Path:
+    """The same Llama as a causal language model, in a plain transformers folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(_vocabulary()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        initializer_range=0.1,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        LlamaForCausalLM(config).eval().save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
 def _write_model(architecture, config, folder):
     import torch
     from sentence_transformers import SentenceTransformer
@@ -141,8 +166,10 @@ def _write_model(architecture, config, folder):
 
 
 def _vocabulary() -> dict[str, int]:
+    # "yes" and "no" are what a language model may be asked to say
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *words()]
+    pieces = [*letters, *(f"##{letter}" for letter in letters)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *words(), "yes", "no"]
     return {token: i for i, token in enumerate(tokens)}
 
 

@@ -52,9 +52,9 @@ def train(
     """Adapt an embedding model with contrastive LoRA and report what it gained."""
     from searchtune.workflows.recipes import load_recipe
 
-    policy = _policy(resume, overwrite, fail_if_exists)
+    policy = output_policy(resume, overwrite, fail_if_exists)
     settled = load_recipe(recipe, task=task, overrides=overrides or [])
-    folder = out or _default_folder(recipe, task)
+    folder = out or default_folder(recipe, task)
 
     from searchtune.cli.progress import RichProgress
     from searchtune.evaluation import render_report
@@ -115,13 +115,13 @@ def search(
         typer.echo(f"{place:>3}  {hit.score:.4f}  {hit.id}  {hit.title or hit.snippet}")
 
 
-def _policy(resume: bool, overwrite: bool, fail_if_exists: bool) -> OutputPolicy:
+def output_policy(resume: bool, overwrite: bool, fail_if_exists: bool) -> OutputPolicy:
     if resume + overwrite + fail_if_exists > 1:
         raise typer.BadParameter("give one of --resume, --overwrite and --fail-if-exists")
     return "resume" if resume else "overwrite" if overwrite else "fail"
 
 
-def _default_folder(recipe: str, task: str | None) -> Path:
+def default_folder(recipe: str, task: str | None) -> Path:
     names = [Path(name).name.removesuffix(".yaml") for name in (recipe, task) if name]
     return Path("runs") / "-".join(names)
 

@@ -20,6 +20,7 @@ from searchtune.errors import SearchtuneError
 COMMANDS = {
     "data": "Look at test collections: list, show, check, fetch, export.",
     "embed": "Train an embedding adapter, encode with it, search with it.",
+    "rerank": "Train a reranker's adapter, score pairs with it, rerank a run.",
     "eval": "Measure systems on test collections, compare them, guard what they reach.",
     "adapter": "Look at a saved adapter, verify it, merge it.",
     "cache": "Look at the embedding cache, remove what is old.",

@@ -22,7 +22,7 @@ ADAPTER = "default"
 
 
 class Adapter:
-    """LoRA weights, and those of a trained head, inside a model's backbone. The backbone is changed in place; `peft_model` wraps it."""
+    """LoRA weights, and those of a trained head, inside a model's backbone, which is changed in place."""
 
     def __init__(self, peft_model: PeftModel) -> None:
         self.peft_model = peft_model
@@ -69,8 +69,8 @@ def add_lora(
 ) -> Adapter:
     """Put LoRA on the model's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.
 
-    The modules named in `head` are trained whole, in float32, and saved with the adapter: without that peft leaves a new
-    head frozen, random and unsaved.
+    The modules named in `head` are trained whole, in float32, and saved with the adapter: without that peft leaves a
+    new head frozen, random and unsaved.
 
     Raises:
         ConfigError: a target module that no layer has, or more top layers than there are.

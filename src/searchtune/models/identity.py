@@ -73,6 +73,27 @@ def identify(
     )
 
 
+def identify_reranker(
+    root: Path, *, adapter: Path | None, head: str, template: str, max_tokens: int, dtype: torch.dtype
+) -> dict[str, str | int | None]:
+    """All that decides the score of a pair, by name, under the adapter in `adapter` if there is one.
+
+    Raises:
+        ModelError: a file of the model is missing or cannot be read.
+    """
+    return {
+        "what": "reranker",
+        "base_sha256": weights_sha256(root),
+        "config_sha256": sha256_json(_settings(root / "config.json")),
+        "tokenizer_sha256": tokenizer_sha256(root),
+        "adapter_sha256": None if adapter is None else _adapter_sha256(adapter),
+        "head": head,
+        "template": template,
+        "max_tokens": max_tokens,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
 def _adapter_sha256(folder: Path) -> str:
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():

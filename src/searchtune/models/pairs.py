@@ -84,7 +84,9 @@ class PairStore:
         mask = padding_mask(left + right + (form.max_tokens - form.room))
         ids = np.zeros(mask.shape, dtype=np.int64)
         segments = np.zeros(mask.shape, dtype=np.int64)
-        for row, (query, document, cut_query, cut_document) in enumerate(zip(queries, documents, left, right)):
+        for row, (query, document, cut_query, cut_document) in enumerate(
+            zip(queries, documents, left, right, strict=True)
+        ):
             start = int(self.queries.offsets[query])
             first = int(self.documents.offsets[document])
             parts = (

@@ -160,7 +160,7 @@ def load_reranker(
     config = _config(folder)
     architecture = (config.get("architectures") or [""])[0]
     head = head or ("yes-no" if architecture.endswith("ForCausalLM") else "classifier")
-    outputs = len(config.get("id2label") or ()) or 1
+    outputs = len(config.get("id2label") or ()) or 2  # a classifier's config leaves out the library's default
     if head == "classifier" and architecture.endswith("ForSequenceClassification") and outputs != 1:
         raise ModelError(f"{folder}: a classifier with {outputs} outputs; a reranker has one")
     kinds: dict[Head, Any] = {"classifier": AutoModelForSequenceClassification, "yes-no": AutoModelForCausalLM}
@@ -178,7 +178,7 @@ def load_reranker(
                 **options,
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: transformers cannot open this model as a reranker: {error}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -70,9 +70,7 @@ def write_cross_encoder(folder: Path, reranker: Reranker) -> None:
         (folder / "1_LogitScore").mkdir()
         yes, no = layout.answers
         write_json(folder / "1_LogitScore" / "config.json", {"true_token_id": yes, "false_token_id": no})
-    write_json(
-        folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder", "activation_fn": _IDENTITY}
-    )
+    write_json(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder", "activation_fn": _IDENTITY})
 
 
 @quiet()
@@ -120,9 +118,7 @@ def score_difference(folder: Path, card: RerankerCard, scores: FloatArray) -> fl
 
 
 @quiet()
-def open_with_cross_encoder(
-    folder: Path, card: RerankerCard, options: Mapping[str, Any] | None = None
-) -> FloatArray:
+def open_with_cross_encoder(folder: Path, card: RerankerCard, options: Mapping[str, Any] | None = None) -> FloatArray:
     """Probe scores as a user gets them from `CrossEncoder(folder)`. Shape: (pairs,)."""
     from sentence_transformers import CrossEncoder
 

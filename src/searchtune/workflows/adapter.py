@@ -47,7 +47,7 @@ except SearchtuneError as error:
 
 @dataclass(frozen=True)
 class Verification:
-    """Largest difference of the probe (of a vector's component, or of a score), by the library that opened the folder."""
+    """Largest difference of the probe (a vector's component, or a score), by the library that opened the folder."""
 
     sentence_transformers: float
     peft: float

@@ -12,8 +12,10 @@ from searchtune.models.adapters import add_lora
 from searchtune.models.encoder import load_encoder
 from searchtune.models.inputs import tokenise
 from searchtune.models.precision import compute_dtype, pick_device
+from searchtune.models.reranker import load_reranker
 from searchtune.models.sources import resolve_model
 from searchtune.specs.recipe import EmbedRecipe
+from searchtune.specs.rerank import RerankRecipe
 from searchtune.types import IntArray
 from searchtune.workflows.progress import Progress
 from searchtune.workflows.training_set import Leaks, open_training_set
@@ -50,6 +52,41 @@ def plan_embedding(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> dic
         "prefix_cache_mb": round(2 * encoder.dim * int(np.minimum(documents, recipe.max_tokens).sum()) / 2**20)
         if recipe.frozen_prefix
         else 0,
+    }
+
+
+def plan_reranker(recipe: RerankRecipe, leaks: Leaks, progress: Progress) -> dict[str, Any]:
+    """The same for a reranker's recipe."""
+    training = open_training_set(recipe, leaks, progress)
+    root = resolve_model(recipe.base, recipe.revision)
+    reranker = load_reranker(
+        root,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        head=recipe.head,
+        max_tokens=recipe.max_tokens,
+        template=recipe.template,
+    )
+    head = reranker.head_modules
+    adapter = add_lora(
+        reranker, recipe.method, seed=recipe.seed, task_type="SEQ_CLS" if head else "CAUSAL_LM", head=head
+    )
+    collection = training.collection
+    precision = compute_dtype(recipe.precision, pick_device())
+    test = collection.qrels.get("test")
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "precision": str(precision).removeprefix("torch."),
+        "head": reranker.layout.head,
+        "fresh_head": reranker.fresh_head,
+        "trainable_parameters": adapter.trainable,
+        "all_parameters": adapter.total,
+        "documents": len(collection.doc_ids),
+        "judged_queries": {split: len(qrels) for split, qrels in sorted(collection.qrels.items())},
+        "pairs_per_epoch": training.pairs,
+        "steps": -(-training.pairs // recipe.optim.batch_size) * recipe.optim.epochs,
+        "leaking_train_queries": training.leaks,
+        "test_pairs": 0 if test is None else len(test) * recipe.depth,
     }
 
 

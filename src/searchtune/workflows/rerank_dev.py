@@ -21,7 +21,6 @@ from searchtune.workflows.first_stage import FirstStage
 
 _TOLERANCE = 0.002
 """Mean nDCG@10 on dev that an early exit may cost."""
-_NORMALISATIONS = ("min-max", "z-score")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,11 @@ class Fitted:
     @property
     def card_blend(self) -> FittedBlend | None:
         """The blend as a card holds it."""
-        return None if self.blend is None else FittedBlend(weight=self.blend.weight, normalisation=self.blend.normalisation)
+        return (
+            None
+            if self.blend is None
+            else FittedBlend(weight=self.blend.weight, normalisation=self.blend.normalisation)
+        )
 
     @property
     def rule(self) -> EarlyExit | None:
@@ -76,7 +79,9 @@ class Fitted:
     def facts(self) -> dict[str, Any]:
         """All of it as plain values."""
         return {
-            "blend": None if self.blend is None else {"weight": self.blend.weight, "normalisation": self.blend.normalisation},
+            "blend": None
+            if self.blend is None
+            else {"weight": self.blend.weight, "normalisation": self.blend.normalisation},
             "early_exit": None if self.rule is None else exit_facts(self.rule),
             "calibration": None if self.calibration is None else self.calibration.to_json(),
             "fitted_on_queries": self.queries,
@@ -86,8 +91,11 @@ class Fitted:
         """Lines for people."""
         lines = []
         if self.blend is not None:
-            share = f"{self.blend.weight:.0%} reranker, {1 - self.blend.weight:.0%} first stage ({self.blend.normalisation})"
-            lines.append(f"blend fitted on {self.queries} dev queries: {share}; {self.blend.metric} {self.blend.score:.4f}")
+            weight, metric = self.blend.weight, self.blend.metric
+            lines.append(
+                f"blend fitted on {self.queries} dev queries: {weight:.0%} reranker, {1 - weight:.0%} first stage "
+                f"({self.blend.normalisation}); {metric} {self.blend.score:.4f}"
+            )
         if self.exit is not None:
             lines.append(
                 f"early exit: {self.exit.metric} {self.exit.score:.4f} instead of {self.exit.full_score:.4f}, "
@@ -118,10 +126,7 @@ def fit_on_dev(dev: DevRankings, reranker: Reranker, store: PairStore) -> Fitted
     """Rerank the dev queries with the trained model, and fit on the scores."""
     run, qrels = dev.fit_run, dev.fit
     scores = scores_of(run, reranker, store, dev.depth)
-    blends = [
-        tune_blend(run, scores, qrels, dev.depth, normalisation=each, min_grade=dev.min_grade)
-        for each in _NORMALISATIONS
-    ]
+    blend = tune_blend(run, scores, qrels, dev.depth, min_grade=dev.min_grade)
     early = tune_early_exit(run, scores, qrels, _TOLERANCE, min_grade=dev.min_grade)
     values, relevant, queries = _judged_pairs(run, scores, qrels, dev.min_grade)
     calibration = choose_calibration(values, relevant, queries).calibration if relevant.any() else None
@@ -129,7 +134,7 @@ def fit_on_dev(dev: DevRankings, reranker: Reranker, store: PairStore) -> Fitted
     if calibration is not None:
         probabilities = calibration(values)
         error = (expected_calibration_error(probabilities, relevant), brier(probabilities, relevant))
-    return Fitted(max(blends, key=lambda blend: blend.score), early, calibration, error, len(qrels))
+    return Fitted(blend, early, calibration, error, len(qrels))
 
 
 def scores_of(run: Run, reranker: Reranker, store: PairStore, depth: int) -> FloatArray:

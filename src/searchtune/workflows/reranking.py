@@ -172,7 +172,9 @@ class RerankRanker:
         return scores
 
 
-def with_reranking_time(costs: Mapping[str, Mapping[str, Any]], rankers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def with_reranking_time(
+    costs: Mapping[str, Mapping[str, Any]], rankers: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
     """Costs by system where a reranked system's time per query is its first stage's and the reranker's together.
 
     The measured time will not do: scores that another system of the same run asked for are not computed again.

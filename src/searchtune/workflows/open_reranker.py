@@ -1,0 +1,78 @@
+"""From the name of a model to a reranker: open a base or an adapter, and say what its scores are filed under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache as once
+from functools import partial
+from pathlib import Path
+
+from searchtune.errors import ConfigError
+from searchtune.models.cards import check_base, read_reranker_card
+from searchtune.models.identity import identify_reranker
+from searchtune.models.precision import Precision, compute_dtype, pick_device
+from searchtune.models.reranker import Reranker, load_reranker
+from searchtune.models.reranker_artifact import load_reranker_artifact
+from searchtune.models.sources import resolve_model
+from searchtune.retrieval.cache import EncoderKey
+from searchtune.specs.card import CARD_FILE, RerankerCard
+from searchtune.workflows.adapter import adapter_folder
+
+
+@dataclass(frozen=True)
+class OpenReranker:
+    """A reranker by name. Its weights are loaded when a pair must be scored."""
+
+    name: str
+    key: EncoderKey
+    load: Callable[[], Reranker]
+    card: RerankerCard | None
+    """None for a base without an adapter."""
+
+
+def open_reranker(
+    name: str,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    precision: Precision = "auto",
+    max_tokens: int | None = None,
+    template: str | None = None,
+) -> OpenReranker:
+    """An adapter's folder (or its run's), or a cross-encoder or language model: folder, `package:NAME/path` or hub id.
+
+    `base` is for an adapter whose base is not where its card says; revision, length and template are for a base alone.
+
+    Raises:
+        ModelError: there is no such model, or it has no head for ranking.
+        ArtifactError: the adapter is damaged, of another kind, or its base is another one.
+        ConfigError: settings for an adapter that its card settles.
+    """
+    device = pick_device()
+    dtype = compute_dtype(precision, device)
+    if (adapter_folder(name) / CARD_FILE).is_file():
+        if any(given is not None for given in (max_tokens, revision, template)):
+            raise ConfigError(f"{name} is an adapter, whose card settles revision, length and template: leave them out")
+        folder = adapter_folder(name)
+        card = read_reranker_card(folder)
+        root = resolve_model(base or card.base, None if base else card.revision)
+        check_base(card, root)
+        fields = identify_reranker(
+            root, adapter=folder, head=card.head, template=card.template, max_tokens=card.max_tokens, dtype=dtype
+        )
+        load = once(lambda: load_reranker_artifact(folder, dtype=dtype, device=device, base=base)[0])
+        return OpenReranker(str(folder), EncoderKey(fields, str(folder)), load, card)
+    root = resolve_model(name, revision)
+    load = once(partial(_load_base, name, root, dtype=dtype, device=device, max_tokens=max_tokens, template=template))
+    fields = identify_reranker(
+        root, adapter=None, head="", template=template or "", max_tokens=max_tokens or 0, dtype=dtype
+    )
+    return OpenReranker(name, EncoderKey(fields, name), load, None)
+
+
+def _load_base(name: str, root: Path, **options: object) -> Reranker:
+    reranker = load_reranker(root, **options)  # type: ignore[arg-type]
+    if reranker.fresh_head:
+        raise ConfigError(f"{name} has no head for ranking: train one with `searchtune rerank train`")
+    return reranker

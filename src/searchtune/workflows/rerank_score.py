@@ -1,0 +1,170 @@
+"""Using a trained reranker: score pairs of a JSONL file, or put a TREC run in a new order."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from searchtune.data.named import NamedRun
+from searchtune.data.tasks import load_task, open_collection
+from searchtune.data.trec import read_trec_run, write_trec_run
+from searchtune.errors import ConfigError, DataError
+from searchtune.metrics.calibration import Calibration
+from searchtune.models.pairs import pair_store
+from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.retrieval.early_exit import EarlyExit
+from searchtune.specs.card import RerankerCard
+from searchtune.storage.atomic import atomic_write
+from searchtune.types import NO_DOC, Collection, IntArray, Run
+from searchtune.workflows.open_reranker import OpenReranker
+from searchtune.workflows.reranking import PairScorer, RerankRanker
+from searchtune.workflows.systems import Request
+
+_SHOWN = 5
+_GIVEN = "given"
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """What reranking a run file did."""
+
+    queries: int
+    pairs: int
+    """Pairs whose scores were asked for."""
+    by_model: int
+    """Of these, the ones that the model scored; the rest came from the cache."""
+    milliseconds_per_query: float | None
+
+
+def score_run(
+    opened: OpenReranker,
+    run_file: Path | str,
+    task: str,
+    out: Path | str,
+    *,
+    depth: int | None = None,
+    blend: bool = True,
+    early_exit: bool = False,
+    cache: EmbeddingCache | None = None,
+) -> ScoredRun:
+    """Rerank a TREC run over a task's collection and write the new run to `out`.
+
+    `depth` None takes the depth that the adapter was trained for. `blend` and `early_exit` use what was fitted on dev,
+    where the card has it.
+
+    Raises:
+        DataError: the run names queries or documents that the collection lacks.
+        ConfigError: an early exit that the card does not have.
+    """
+    collection = open_collection(load_task(task))
+    named = read_trec_run(Path(run_file).expanduser())
+    run = _in_collection(named, collection, str(run_file))
+    scorer = PairScorer(collection, opened.load, cache=cache, key=opened.key)
+    card = opened.card
+    ranker = RerankRanker(
+        _GIVEN,
+        scorer,
+        depth or (card.depth if card is not None else run.depth),
+        card.blend if card is not None and blend else None,
+        _exit_of(opened) if early_exit else None,
+    )
+    reranked = ranker.rank(Request(run.queries, run.depth), {_GIVEN: run})
+    write_trec_run(Path(out).expanduser(), NamedRun(named.tag, collection.query_ids, collection.doc_ids, reranked))
+    pairs = round(float(ranker.cost["pairs_per_query"]) * len(run.queries))
+    cost = ranker.cost.get("rerank_ms_per_query")
+    return ScoredRun(len(run.queries), pairs, scorer.scored, None if cost is None else float(cost))
+
+
+def score_pairs(opened: OpenReranker, pairs: Path | str) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file (`-` is stdin) with a `score` each, and a `probability` where the card can give one.
+
+    A row holds `query` and `document`; other keys are handed on.
+
+    Raises:
+        DataError: a line is no such object, or there is none.
+    """
+    rows = _read_pairs(Path(pairs))
+    reranker = opened.load()
+    queries, documents = [row["query"] for row in rows], [row["document"] for row in rows]
+    store = pair_store(reranker.tokenizer, queries, documents, reranker.form)
+    place = np.arange(len(rows))
+    scores = reranker.score_store(store, place, place)
+    calibration = _calibration_of(opened.card)
+    probabilities = None if calibration is None else calibration(scores)
+    for i, row in enumerate(rows):
+        scored = {**row, "score": round(float(scores[i]), 6)}
+        yield scored if probabilities is None else {**scored, "probability": round(float(probabilities[i]), 6)}
+
+
+def write_pairs(rows: Iterator[dict[str, Any]], out: Path | str) -> int:
+    """Write rows as JSONL, whole or not at all; returns how many."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    with atomic_write(Path(out).expanduser()) as file:
+        file.write("".join(lines).encode("utf-8"))
+    return len(lines)
+
+
+def _in_collection(named: NamedRun, collection: Collection, source: str) -> Run:
+    """The run by the collection's positions."""
+    run = named.run
+    queries = _positions(named.query_ids, run.queries, collection.query_index, f"{source}: queries", collection.name)
+    docs = np.full(run.docs.shape, NO_DOC, dtype=np.int64)
+    there = run.docs != NO_DOC
+    docs[there] = _positions(
+        named.doc_ids, run.docs[there], collection.doc_index, f"{source}: documents", collection.name
+    )
+    order = np.argsort(queries)
+    return Run.ranked(queries[order], docs[order], run.scores[order])
+
+
+def _positions(ids: Any, places: IntArray, index: dict[str, int], what: str, collection: str) -> IntArray:
+    unknown = sorted({ids[int(place)] for place in np.unique(places)} - index.keys())
+    if unknown:
+        shown = ", ".join(repr(each) for each in unknown[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
+        raise DataError(
+            f"{what} that {collection} lacks: {shown} ({len(unknown)} in all); name the task that the run was made on"
+        )
+    translated = {int(place): index[ids[int(place)]] for place in np.unique(places)}
+    return np.array([translated[int(place)] for place in places], dtype=np.int64)
+
+
+def _exit_of(opened: OpenReranker) -> EarlyExit:
+    if opened.card is None or opened.card.early_exit is None:
+        raise ConfigError(f"{opened.name}: no early exit was fitted for it (that needs a dev split)")
+    rule = opened.card.early_exit
+    return EarlyExit(int(rule["step"]), float(rule["margin"]), int(rule["keep"]))
+
+
+def _calibration_of(card: RerankerCard | None) -> Calibration | None:
+    return None if card is None or card.calibration is None else Calibration.from_json(card.calibration)
+
+
+def _read_pairs(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, checked."""
+    try:
+        content = sys.stdin.read() if str(file) == "-" else file.expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    rows = [_pair(file, i, line) for i, line in enumerate(content.split("\n"), start=1) if line.strip()]
+    if not rows:
+        raise DataError(f"{file}: no pair in it; write one JSON object a line, with `query` and `document`")
+    return rows
+
+
+def _pair(file: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    texts = [row.get(key) for key in ("query", "document")] if isinstance(row, dict) else []
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(f"{file}:{number}: expected an object with texts `query` and `document`, found {line[:60]!r}")
+    return dict(row)

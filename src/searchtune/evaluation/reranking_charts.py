@@ -47,7 +47,7 @@ def trade_off_chart(report: Report, rows: Rows) -> Spec:
     scale = alt.Scale(zero=False, padding=14)
     label = metric_label(report.headline_metric)
     y = alt.Y("mean:Q", title=label, scale=scale, axis=alt.Axis(format=".2f", tickCount=5))
-    legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=3) if len(names) > 1 else None
+    legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=2) if len(names) > 1 else None
     plain = chart()
     base = plain.encode(x=x, color=alt.Color("system:N", scale=alt.Scale(domain=names), title=None, legend=legend))
     tooltip = [
@@ -102,7 +102,7 @@ def reliability_chart(rows: Rows) -> Spec:
     unit = alt.Scale(domain=[0, 1])
     x = alt.X("predicted:Q", title="predicted probability", scale=unit, axis=alt.Axis(format=".1f", tickCount=6))
     y = alt.Y("share:Q", title="share relevant", scale=unit, axis=alt.Axis(format=".1f", tickCount=6))
-    legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=3) if len(names) > 1 else None
+    legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=2) if len(names) > 1 else None
     plain = chart()
     base = plain.encode(x=x, color=alt.Color("name:N", scale=alt.Scale(domain=names), title=None, legend=legend))
     tooltip = [

@@ -65,7 +65,7 @@ def trade_off_chart(report: Report, rows: Rows) -> Spec:
     at = alt.YDatum(report.estimate(reference).mean, type="quantitative", scale=scale, title=label)
     layers = [
         plain.mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False).encode(y=at),
-        plain.mark_text(align="left", baseline="bottom", dx=6, dy=-4, fontSize=12, tooltip=None)
+        plain.mark_text(align="left", baseline="top", dx=6, dy=5, fontSize=12, tooltip=None)
         .encode(x=alt.value(0), y=at, text=alt.value(f"{reference} alone"))
         .transform_filter("datum.first"),
         base.mark_line(strokeWidth=2, opacity=0.6).encode(y=y, order="depth:Q"),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.evaluation.made_up import made_up_evidence
+from tests.unit.evaluation.made_up import made_up_evidence, with_reranking
 
 from searchtune.evaluation import Report, build_report, read_report, write_report
 from searchtune.evaluation.page import write_page
@@ -32,7 +32,8 @@ FLAGS = [
     "--proxy-server=127.0.0.1:9",  # nothing listens there: whatever asks for the network fails
 ]
 SLICES = ("slice-all", "slice-unseen", "slice-seen", "slice-residual")
-CHARTS = (*SLICES, "kind-0", "recall", "gains", "loss", "dev")
+CHARTS = (*SLICES, "kind-0", "recall", "precision", "gains", "loss", "dev")
+RERANKING = ("trade-off", "reliability")
 MEGABYTE = 2**20
 
 pytestmark = [
@@ -181,6 +182,35 @@ def test_screenshot_is_not_blank(page: Path, tmp_path: Path) -> None:
             packed += data[place + 8 : place + 8 + size]
         place += 12 + size
     assert len(set(zlib.decompress(packed))) > 100
+
+
+@pytest.fixture(scope="module")
+def reranking_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(build_report(with_reranking(made_up_evidence(queries=100, docs=150)), rounds=300), path)
+    return path
+
+
+def test_rerankers_are_drawn(reranking_page: Path, tmp_path: Path) -> None:
+    dom, console = browse(reranking_page, tmp_path / "profile")
+    assert console == []
+    trade_off, reliability = (chart_of(dom, name) for name in RERANKING)
+    assert "base alone" in trade_off
+    assert trade_off.count('aria-roledescription="point"') == 8
+    assert reliability.count('aria-roledescription="point"') >= 18
+
+
+@pytest.mark.parametrize("width", [1200, 800])
+def test_no_table_is_cut_off(reranking_page: Path, tmp_path: Path, width: int) -> None:
+    """Tables of a page that is as wide as a laptop's or half a screen's need no scrolling."""
+    script = """
+      document.querySelectorAll("details").forEach((it) => { it.open = true; });
+      const cut = [...document.querySelectorAll(".scroll")].filter((it) => it.scrollWidth > it.clientWidth + 1);
+      document.title = "cut off: " + cut.map((it) => it.getAttribute("aria-label")).join(", ");
+    """
+    dom, console = browse(acting(reranking_page, script), tmp_path / "profile", f"--window-size={width},900")
+    assert console == []
+    assert "<title>cut off: </title>" in dom
 
 
 def test_nothing_tuned_draws_too(tmp_path: Path) -> None:

@@ -25,13 +25,11 @@ def render_scores(scores: FileScores) -> str:
         means,
     ]
     if scores.comparisons:
-        paired = _table(
-            "against " + scores.comparisons[0].reference, "metric", "difference", "p (Holm)", "better/same/worse"
-        )
+        paired = _table("against " + scores.comparisons[0].a, "metric", "difference", "p (Holm)", "better/same/worse")
         for it in scores.comparisons:
-            difference = f"{signed(it.delta.mean)}  {signed(it.delta.low)} to {signed(it.delta.high)}"
-            tally = f"{it.tally.wins}/{it.tally.ties}/{it.tally.losses}"
-            paired.add_row(it.candidate, metric_label(it.metric), difference, bare_p(it.p_holm), tally)
+            difference = f"{signed(it.delta)}  {signed(it.low)} to {signed(it.high)}"
+            tally = f"{it.wins}/{it.ties}/{it.losses}"
+            paired.add_row(it.b, metric_label(it.metric), difference, bare_p(it.p_holm), tally)
         parts.append(paired)
     parts.extend(
         Text(f"{it.name} lacks {queries(it.missing)} that are judged; each counts 0")

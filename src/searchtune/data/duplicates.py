@@ -7,7 +7,6 @@ and two copies in a ranking push others down. Folding gives every group one repr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,12 +111,3 @@ def fold_qrels(qrels: Qrels, representatives: IntArray) -> Qrels:
     first = np.ones(len(order), dtype=np.bool_)
     first[1:] = (queries[1:] != queries[:-1]) | (docs[1:] != docs[:-1])
     return Qrels.from_triples(queries[first], docs[first], grades[first])
-
-
-def fold(run: Run, qrels: Qrels, groups: Sequence[DuplicateGroup]) -> tuple[Run, Qrels]:
-    """Run and labels with each group counted as one document: best rank kept, highest grade kept."""
-    top = max(int(run.docs.max(initial=0)), int(qrels.docs.max(initial=0)), *(group.docs[-1] for group in groups), 0)
-    representatives = np.arange(top + 1, dtype=np.int64)
-    for group in groups:
-        representatives[list(group.docs)] = group.docs[0]
-    return fold_run(run, representatives), fold_qrels(qrels, representatives)

@@ -53,7 +53,7 @@ def precision_chart(report: Report) -> Spec:
 
 def _lines(names: list[str], x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> Any:
     """One line a system, told apart by colour and by dashes."""
-    legend = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeWidth=2, columns=3)
+    legend = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeWidth=2, columns=2)
     scale = alt.Scale(domain=names)
     color = alt.Color("system:N", sort=names, scale=scale, title=None, legend=legend)
     base = chart().encode(x=x, y=y, color=color, tooltip=tooltip)

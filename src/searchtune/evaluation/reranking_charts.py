@@ -47,7 +47,7 @@ def trade_off_chart(report: Report, rows: Rows) -> Spec:
     scale = alt.Scale(zero=False, padding=14)
     label = metric_label(report.headline_metric)
     y = alt.Y("mean:Q", title=label, scale=scale, axis=alt.Axis(format=".2f", tickCount=5))
-    legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=3) if len(names) > 1 else None
+    legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=2) if len(names) > 1 else None
     plain = chart()
     base = plain.encode(x=x, color=alt.Color("system:N", scale=alt.Scale(domain=names), title=None, legend=legend))
     tooltip = [
@@ -65,7 +65,7 @@ def trade_off_chart(report: Report, rows: Rows) -> Spec:
     at = alt.YDatum(report.estimate(reference).mean, type="quantitative", scale=scale, title=label)
     layers = [
         plain.mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False).encode(y=at),
-        plain.mark_text(align="left", baseline="bottom", dx=6, dy=-4, fontSize=12, tooltip=None)
+        plain.mark_text(align="left", baseline="top", dx=6, dy=5, fontSize=12, tooltip=None)
         .encode(x=alt.value(0), y=at, text=alt.value(f"{reference} alone"))
         .transform_filter("datum.first"),
         base.mark_line(strokeWidth=2, opacity=0.6).encode(y=y, order="depth:Q"),
@@ -102,7 +102,7 @@ def reliability_chart(rows: Rows) -> Spec:
     unit = alt.Scale(domain=[0, 1])
     x = alt.X("predicted:Q", title="predicted probability", scale=unit, axis=alt.Axis(format=".1f", tickCount=6))
     y = alt.Y("share:Q", title="share relevant", scale=unit, axis=alt.Axis(format=".1f", tickCount=6))
-    legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=3) if len(names) > 1 else None
+    legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=2) if len(names) > 1 else None
     plain = chart()
     base = plain.encode(x=x, color=alt.Color("name:N", scale=alt.Scale(domain=names), title=None, legend=legend))
     tooltip = [

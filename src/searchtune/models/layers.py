@@ -1,6 +1,6 @@
 """The stack of transformer layers inside a backbone, and cutting the backbone in two at one of them.
 
-The lower part of a frozen prefix never changes, so its hidden states are computed once (`hidden_states_below`) and
+The lower part of a frozen prefix never changes, so its hidden states are computed once (`compute_states`) and
 training runs `without_prefix`: the same backbone, its embeddings handing the cached states on and its lower layers left
 out. Masks, positions and final norms stay the library's own, and `check_prefix` proves on real texts that nothing else
 is skipped.
@@ -73,23 +73,11 @@ class _Reached(Exception):
         self.states = states
 
 
-def hidden_states_below(
-    encoder: Encoder, store: TokenStore, top_layers: int, *, file: Path | None = None, tokens_per_chunk: int = 8192
-) -> HiddenStore:
-    """Hidden states entering the last `top_layers` layers, for every token of every text, in bf16.
-
-    They are kept in memory, or in `file`, mapped, where one is given: 2 x dim bytes a token.
-
-    Shape: hidden (all tokens, dim).
-    """
-    states = room_for_states(encoder, store, file)
-    texts = np.arange(len(store.lengths))
-    compute_states(encoder, store, states, texts, top_layers, tokens_per_chunk=tokens_per_chunk)
-    return states
-
-
 def room_for_states(encoder: Encoder, store: TokenStore, file: Path | None = None) -> HiddenStore:
-    """A store of hidden states, all still zero, for every text of `store`, in memory or in `file`."""
+    """A store of hidden states, all still zero, for every text of `store`: 2 x dim bytes a token.
+
+    It is kept in memory, or in `file`, mapped, where one is given. Shape: hidden (all tokens, dim), bf16.
+    """
     return HiddenStore(_room(len(store.ids), encoder.dim, file), store.offsets)
 
 
@@ -103,7 +91,10 @@ def compute_states(
     *,
     tokens_per_chunk: int = 8192,
 ) -> None:
-    """Put the hidden states of some texts into `states`; see `hidden_states_below`."""
+    """Put the hidden states entering the last `top_layers` layers into `states`, for every token of some texts.
+
+    Shape: texts (n,), rows of `store`.
+    """
     _, stack = layer_stack(encoder.backbone)
     check_depth(top_layers, len(stack))
 

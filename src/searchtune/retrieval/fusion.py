@@ -46,14 +46,6 @@ def fuse(
     return Candidates(runs, method, normalisation=normalisation, depth=depth, k=k).fuse(weights)
 
 
-def reciprocal_rank_fusion(runs: Sequence[Run], depth: int = 100, *, k: int = 60) -> Run:
-    """Sum of 1 / (k + rank) over the top `depth` of each run, cut to `depth`. All runs must judge the same queries.
-
-    Shape: runs of (queries, any depth) -> (queries, depth).
-    """
-    return fuse(runs, "rrf", depth=depth, k=k)
-
-
 class Candidates:
     """All documents that the runs found for each query, with each run's gain, laid out so that equal ones adjoin.
 

@@ -20,6 +20,9 @@ class IndexSpec(Spec):
     """`flat` is FAISS's exact index, `exact` the reference on arrays; of the others the report states the loss."""
     params: dict[str, int | str] = {}
     """Settings of that kind, such as `lists` and `probes` of `ivf`; see `retrieval/faiss_index.py`."""
+    save: str | None = None
+    """A folder that keeps the index: it is written where there is none, and mapped instead of built where there is one
+    of the same encoder, documents and settings; one of others is refused. `{task}` stands for the task's name."""
 
 
 class Bm25System(Spec):
@@ -39,6 +42,8 @@ class DenseSystem(Spec):
     """Texts are cut here; null takes the model's own length. Not for an adapter, whose card settles it."""
     query_prompt: str | None = None
     document_prompt: str | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What the model computes in; `auto` takes bf16 where it is faster."""
     index: IndexSpec = IndexSpec()
 
 
@@ -50,7 +55,7 @@ class FusionSystem(Spec):
     method: Literal["rrf", "combsum", "combmnz", "combmax"] = "rrf"
     normalisation: Literal["none", "min-max", "z-score", "rank"] = "min-max"
     weights: list[Annotated[float, Field(ge=0)]] | Literal["dev"] | None = None
-    """One a system, or `dev`: fitted on dev by nDCG@10 (for `rrf`, its k is)."""
+    """One a system, or `dev`: fitted on dev by the headline metric (for `rrf`, its k is)."""
 
 
 class RunSystem(Spec):
@@ -79,7 +84,9 @@ class SuiteSpec(Spec):
     compare: list[str] | None = None
     """The systems that are compared with the reference; null takes all others."""
     metrics: Annotated[list[str], Field(min_length=1)] = ["ndcg@10", "recall@10", "recall@100", "mrr@10"]
-    """Must hold ndcg@10, which the report's verdict, pictures and examples are about."""
+    """What is measured."""
+    headline: str = "ndcg@10"
+    """The one of `metrics` that the report's verdict, pictures, kinds of queries and examples are about."""
     depth: Positive = 100
     """Documents ranked for each query."""
     duplicates: Literal["apart", "as one"] = "apart"
@@ -98,8 +105,11 @@ class SuiteSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if "ndcg@10" not in self.metrics:
-            raise ValueError(f"metrics {self.metrics} must hold ndcg@10, which a report is about")
+        if self.headline not in self.metrics:
+            raise ValueError(
+                f"headline {self.headline!r}, which the report is about, is not among the metrics {self.metrics}: add "
+                "it there, or choose one of them"
+            )
         names = list(self.systems)
         for key, named in (("reference", [self.baseline]), ("compare", self.candidates)):
             for name in named:

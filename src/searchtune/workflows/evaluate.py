@@ -14,27 +14,28 @@ import numpy as np
 from searchtune.data.duplicates import find_duplicates, fold_qrels, fold_run
 from searchtune.data.leakage import residual, seen_mask
 from searchtune.data.named import NamedRun
-from searchtune.data.results import RetrievalResult, has_mteb_name, write_result
+from searchtune.data.results import MAIN_SCORE, RetrievalResult, has_mteb_name, write_result
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.data.trec import write_trec_run
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation import Evidence, Report, build_report, read_report, write_report
 from searchtune.evaluation.page import write_page
-from searchtune.evaluation.report import HEADLINE
 from searchtune.metrics.ranking import score
 from searchtune.retrieval.approximation import loss_against_exact
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.exact import ExactIndex
+from searchtune.retrieval.index import VectorIndex
 from searchtune.retrieval.tuning import tune_weights
 from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
 from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, RunSystem, SuiteSpec
 from searchtune.specs.task import TaskSpec
 from searchtune.storage.assets import find_asset
 from searchtune.storage.atomic import write_json
+from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.types import Collection, IntArray, Qrels, Run
+from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
 from searchtune.workflows.adapter import adapter_folder
-from searchtune.workflows.encode import CollectionVectors, encode_collection, open_encoder
+from searchtune.workflows.encode import BiEncoder, CollectionVectors, encode_collection, open_encoder
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
 from searchtune.workflows.systems import (
@@ -46,6 +47,7 @@ from searchtune.workflows.systems import (
     WordRanker,
     costs_of,
     open_index,
+    open_kept_index,
     rank_all,
 )
 
@@ -142,10 +144,15 @@ def _write_for_others(folder: Path, collection: Collection, report: Report, runs
     for system, run in runs.items():
         named = NamedRun(system, collection.query_ids, collection.doc_ids, run)
         write_trec_run(folder / "runs" / f"{system}.run.gz", named)
-        figures = {metric: it.mean for metric, it in report.systems[system].metrics.items() if has_mteb_name(metric)}
+        known = {metric: it.mean for metric, it in report.systems[system].metrics.items() if has_mteb_name(metric)}
+        if not known:
+            continue
+        main = next(metric for metric in (MAIN_SCORE, report.headline_metric, *known) if metric in known)
         results = folder / "mteb" / system
         results.mkdir(parents=True, exist_ok=True)
-        result = RetrievalResult(folder.name, {report.split: figures}, dataset_revision=collection.fingerprint)
+        result = RetrievalResult(
+            folder.name, {report.split: known}, main_metric=main, dataset_revision=collection.fingerprint
+        )
         write_result(result, results)
 
 
@@ -196,6 +203,7 @@ class _Bench:
             costs=costs,
             provenance=self._provenance(),
             metrics=suite.metrics,
+            headline=suite.headline,
             tags=collection.query_tags,
         )
         return build_report(evidence, seed=suite.seed), runs
@@ -217,6 +225,7 @@ class _Bench:
         encoder = open_encoder(
             system.model,
             revision=system.revision,
+            precision=system.precision,
             max_tokens=system.max_tokens,
             query_prompt=system.query_prompt,
             document_prompt=system.document_prompt,
@@ -225,11 +234,24 @@ class _Bench:
         vectors = encode_collection(self.collection, encoder, self.cache, splits=splits, progress=self.progress)
         self.encoded += vectors.encoded
         self._note_training(name, system)
-        index = open_index(system.index, vectors.documents)
+        index = self._index(system, encoder, vectors.documents)
         if not index.exact:
             self.losses[name] = ExactIndex(vectors.documents)
         known, rows = _together(self.collection, vectors, splits)
         return VectorRanker(index, known, rows, vectors.document_seconds)
+
+    def _index(self, system: DenseSystem, encoder: BiEncoder, vectors: FloatArray) -> VectorIndex:
+        """The system's index: the one that its folder keeps, or a new one, which is kept where a folder is named."""
+        spec = system.index
+        if spec.save is None:
+            return open_index(spec, vectors)
+        folder = Path(spec.save.replace("{task}", _folder_name(self.collection.name))).expanduser()
+        made_of = Fingerprint().add(sha256_json(encoder.documents.identity.fields()))
+        made_of.add_texts(self.collection.documents)
+        kept = folder.exists()
+        index = open_kept_index(spec, vectors, folder, made_of.hexdigest())
+        self.progress.note(f"index {folder}: {'mapped' if kept else 'written'}")
+        return index
 
     def _needs(self, split: str) -> bool:
         """Whether queries of a split are ranked: dev only where weights are fitted on it."""
@@ -259,7 +281,7 @@ class _Bench:
         tuned = tune_weights(
             [runs[part] for part in system.of],
             dev,
-            HEADLINE,
+            self.suite.headline,
             method=method,
             normalisation=normalisation,
             min_grade=self.collection.min_grade,
@@ -267,7 +289,7 @@ class _Bench:
         weights = ", ".join(f"{part} {weight:g}" for part, weight in zip(system.of, tuned.weights, strict=True))
         self.progress.note(
             f"fusion fitted on {len(dev)} dev queries: {weights}, k {tuned.k:g} "
-            f"({HEADLINE} {tuned.score:.4f}; equal weights {tuned.equal_score:.4f})"
+            f"({tuned.metric} {tuned.score:.4f}; equal weights {tuned.equal_score:.4f})"
         )
         return tuned.options
 

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from searchtune.data.named import Aligned, NamedRun, align
+from searchtune.data.named import NamedRun, align
 from searchtune.data.trec import read_qrels_file, read_trec_run
 from searchtune.errors import ConfigError
+from searchtune.evaluation.figures import figures
+from searchtune.evaluation.report import Comparison, plain
 from searchtune.metrics.ranking import parse_metric, score
-from searchtune.metrics.significance import (
-    ROUNDS,
-    Estimate,
-    Tally,
-    bootstrap_columns,
-    effect_size_columns,
-    holm,
-    minimum_detectable_effect,
-    paired_randomisation_columns,
-    paired_t_columns,
-    win_tie_loss,
-)
+from searchtune.metrics.significance import ROUNDS, Estimate
 from searchtune.types import FloatArray64
 from searchtune.workflows.progress import SILENT, Progress
 
@@ -49,28 +37,6 @@ class SystemScores:
     """What was found odd in the file, in words."""
 
 
-@dataclass(frozen=True)
-class PairedComparison:
-    """One metric of one run against the first run, on the same queries."""
-
-    reference: str
-    candidate: str
-    metric: str
-    delta: Estimate
-    """Candidate minus reference."""
-    p_value: float
-    """Of the paired randomisation test."""
-    p_holm: float
-    """The same, corrected for all runs that are compared on this metric (Holm)."""
-    p_t: float
-    """Of the paired t-test, uncorrected."""
-    effect_size: float
-    """Cohen's d_z."""
-    tally: Tally
-    mde: float
-    """The smallest true difference that this many queries would show with 80% power."""
-
-
 @dataclass(frozen=True, eq=False)
 class FileScores:
     """Every run's figures, and the comparisons with the first one."""
@@ -81,7 +47,7 @@ class FileScores:
     min_grade: int
     systems: Sequence[SystemScores]
     """In the order of the files."""
-    comparisons: Sequence[PairedComparison]
+    comparisons: Sequence[Comparison]
     """By metric, then by run; empty for a single run."""
     warnings: tuple[str, ...]
     """What was found odd in the file of labels."""
@@ -93,16 +59,13 @@ class FileScores:
             "min_grade": self.min_grade,
             "systems": {
                 system.name: {
-                    "metrics": {metric: _plain(it._asdict()) for metric, it in system.estimates.items()},
+                    "metrics": {metric: plain(it._asdict()) for metric, it in system.estimates.items()},
                     "missing": system.missing,
                     "ignored": system.ignored,
                 }
                 for system in self.systems
             },
-            "comparisons": [
-                _plain({**asdict(it), "delta": _plain(it.delta._asdict()), "tally": it.tally._asdict()})
-                for it in self.comparisons
-            ],
+            "comparisons": [it.model_dump(mode="json") for it in self.comparisons],
         }
 
 
@@ -132,78 +95,29 @@ def score_files(
         runs[name] = read_trec_run(path)
     aligned = align(labels, runs)
     progress.stage(f"scoring {len(aligned.qrels):,} queries")
-    systems = []
-    for name, path in zip(names, run_paths, strict=True):
-        values = score(aligned.runs[name], aligned.qrels, metrics, min_grade=min_grade)
-        systems.append(_system(name, path, runs[name], aligned, values, seed=seed, rounds=rounds))
+    values = {name: score(run, aligned.qrels, metrics, min_grade=min_grade) for name, run in aligned.runs.items()}
+    pairs = [(names[0], name) for name in names[1:]]
+    found = figures(values, systems=names, pairs=pairs, metrics=metrics, seed=seed, rounds=rounds)
     return FileScores(
         query_ids=[aligned.query_ids[query] for query in aligned.qrels.queries.tolist()],
         metrics=metrics,
         min_grade=min_grade,
-        systems=systems,
-        comparisons=_compare(systems, metrics, seed=seed, rounds=rounds),
+        systems=[
+            SystemScores(
+                name=name,
+                path=path,
+                tag=runs[name].tag,
+                values=values[name],
+                estimates=found.systems[name].metrics,
+                missing=aligned.missing_queries[name],
+                ignored=aligned.ignored_queries[name],
+                warnings=tuple(map(str, runs[name].warnings)),
+            )
+            for name, path in zip(names, run_paths, strict=True)
+        ],
+        comparisons=[it for metric in metrics for it in found.comparisons if it.metric == metric],
         warnings=tuple(map(str, labels.warnings)),
     )
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """NaN is no JSON: it becomes null."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-
-
-def _system(
-    name: str,
-    path: Path,
-    named: NamedRun,
-    aligned: Aligned,
-    values: Mapping[str, FloatArray64],
-    *,
-    seed: int,
-    rounds: int,
-) -> SystemScores:
-    table = np.stack(list(values.values()), axis=1)  # (judged, metrics)
-    estimates = bootstrap_columns(table, seed=seed, rounds=rounds)
-    return SystemScores(
-        name=name,
-        path=path,
-        tag=named.tag,
-        values=values,
-        estimates=dict(zip(values, estimates, strict=True)),
-        missing=aligned.missing_queries[name],
-        ignored=aligned.ignored_queries[name],
-        warnings=tuple(map(str, named.warnings)),
-    )
-
-
-def _compare(
-    systems: Sequence[SystemScores], metrics: Sequence[str], *, seed: int, rounds: int
-) -> list[PairedComparison]:
-    """Every system after the first against the first, all by the same resamples and sign flips."""
-    reference, candidates = systems[0], systems[1:]
-    pairs = [(metric, system) for metric in metrics for system in candidates]
-    if not pairs:
-        return []
-    differences = np.stack([it.values[metric] - reference.values[metric] for metric, it in pairs], axis=1)
-    deltas = bootstrap_columns(differences, seed=seed, rounds=rounds)
-    p_values = paired_randomisation_columns(differences, seed=seed, rounds=rounds)
-    family = len(candidates)
-    corrected = [p for start in range(0, len(pairs), family) for p in holm(p_values[start : start + family])]
-    p_t, sizes = paired_t_columns(differences), effect_size_columns(differences)
-    return [
-        PairedComparison(
-            reference=reference.name,
-            candidate=system.name,
-            metric=metric,
-            delta=deltas[i],
-            p_value=p_values[i],
-            p_holm=corrected[i],
-            p_t=p_t[i],
-            effect_size=sizes[i],
-            tally=win_tie_loss(reference.values[metric], system.values[metric]),
-            mde=minimum_detectable_effect(differences[:, i]),
-        )
-        for i, (metric, system) in enumerate(pairs)
-    ]
 
 
 def _system_names(paths: Sequence[Path]) -> list[str]:

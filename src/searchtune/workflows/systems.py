@@ -15,13 +15,14 @@ import numpy as np
 
 from searchtune.data.named import NamedQrels, align_to_collection
 from searchtune.data.trec import read_trec_run
-from searchtune.errors import ConfigError, did_you_mean
+from searchtune.errors import ArtifactError, ConfigError, did_you_mean
 from searchtune.retrieval.bm25 import BM25Index
 from searchtune.retrieval.dense import without_self
 from searchtune.retrieval.exact import ExactIndex
-from searchtune.retrieval.faiss_index import Factory, FaissIndex, Flat, Hnsw, Ivf, Kind, Pq, Sq
+from searchtune.retrieval.faiss_index import Factory, FaissIndex, Flat, Hnsw, Ivf, Kind, Pq, Sq, kind_text
 from searchtune.retrieval.fusion import fuse
 from searchtune.retrieval.index import VectorIndex
+from searchtune.retrieval.store import load_index, save_index
 from searchtune.specs.suite import IndexSpec
 from searchtune.types import NO_DOC, Collection, FloatArray, IntArray, Run
 
@@ -154,20 +155,50 @@ def costs_of(rankers: Mapping[str, Ranker], milliseconds: Mapping[str, float]) -
     }
 
 
-def open_index(spec: IndexSpec, vectors: FloatArray) -> VectorIndex:
+def open_index(spec: IndexSpec, vectors: FloatArray) -> ExactIndex | FaissIndex:
     """An index of the kind that a suite asks for. Shape: vectors (documents, dim).
 
     Raises:
         ConfigError: a setting that the kind does not have, or one it cannot do without.
     """
+    settings = _settings(spec)
+    return ExactIndex(vectors) if settings is None else FaissIndex(vectors, settings)
+
+
+def open_kept_index(spec: IndexSpec, vectors: FloatArray, folder: Path, fingerprint: str) -> ExactIndex | FaissIndex:
+    """The index that `folder` keeps, mapped; where there is no such folder, a new one, written there first.
+
+    `fingerprint` stands for encoder and documents. Shape: vectors (documents, dim).
+
+    Raises:
+        ConfigError: a setting that the kind does not have, or one it cannot do without.
+        ArtifactError: the folder is damaged, or another encoder, other documents or other settings made it.
+    """
+    settings = _settings(spec)
+    if not folder.exists():
+        built = open_index(spec, vectors)
+        save_index(built, folder, fingerprint)
+        return built
+    index = load_index(folder, fingerprint)
+    found = index.settings if isinstance(index, FaissIndex) else None
+    if found != settings:
+        raise ArtifactError(
+            f"{folder}: keeps the index {index.kind}, and {kind_text(settings) if settings else ExactIndex.kind} is "
+            "asked for; name another folder under index.save, or remove this one"
+        )
+    return index
+
+
+def _settings(spec: IndexSpec) -> Kind | None:
+    """The settings of a FAISS index; None for the exact one."""
     if spec.kind == "exact":
         _check_settings(spec, known=[], needed=[])
-        return ExactIndex(vectors)
+        return None
     kind = _FAISS[spec.kind]
     settings = fields(kind)
     needed = [it.name for it in settings if it.default is MISSING]
     _check_settings(spec, known=[it.name for it in settings], needed=needed)
-    return FaissIndex(vectors, kind(**spec.params))  # type: ignore[arg-type]
+    return kind(**spec.params)  # type: ignore[arg-type]
 
 
 def _check_settings(spec: IndexSpec, *, known: Sequence[str], needed: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ def test_scores_for_machines(run):
     found = json.loads(run("eval", "score", "qrels", "good.run", "bad.run", "--json").stdout)
     assert found["systems"]["good"]["metrics"]["ndcg@10"]["mean"] == 1.0
     assert found["systems"]["bad"]["missing"] == 1
-    assert {it["candidate"] for it in found["comparisons"]} == {"bad"}
+    assert {(it["a"], it["b"]) for it in found["comparisons"]} == {("good", "bad")}
 
 
 @pytest.mark.parametrize(

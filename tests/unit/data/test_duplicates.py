@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from searchtune.data.collection import build_collection
-from searchtune.data.duplicates import DuplicateGroup, find_duplicates, fold
+from searchtune.data.duplicates import DuplicateGroup, find_duplicates, fold_qrels, fold_run
 from searchtune.metrics import score
 from searchtune.types import NO_DOC, Qrels, Run
 
@@ -37,11 +37,17 @@ def test_no_duplicates_is_no_report():
     assert find_duplicates(c).superfluous == 0
 
 
+def fold(run, qrels, representatives):
+    """Both, with the document that each one is counted as."""
+    one_for_each = np.array(representatives, dtype=np.int64)
+    return fold_run(run, one_for_each), fold_qrels(qrels, one_for_each)
+
+
 def test_best_rank_and_highest_grade_are_kept():
     qrels = Qrels.from_triples(np.array([0, 0, 0, 1]), np.array([0, 2, 1, 2]), np.array([1, 3, 0, 1]))
     docs = np.array([[4, 2, 1, 0], [3, 4, NO_DOC, NO_DOC]])
     run = Run.ranked(np.array([0, 1]), docs, np.array([[4, 3, 2, 1], [2, 1, 0, 0]], dtype=np.float32))
-    folded, labels = fold(run, qrels, [DuplicateGroup((0, 2), exact=True)])
+    folded, labels = fold(run, qrels, [0, 1, 0, 3, 4])
     assert folded.docs.tolist() == [[4, 0, 1, NO_DOC], [3, 4, NO_DOC, NO_DOC]]
     assert folded.scores[0].tolist() == [4, 3, 2, -np.inf]
     assert labels.row(0)[0].tolist() == [0, 1]
@@ -52,7 +58,7 @@ def test_best_rank_and_highest_grade_are_kept():
 def test_an_unjudged_copy_counts_as_the_judged_one():
     qrels = Qrels.from_triples(np.array([0]), np.array([0]), np.array([1]))
     run = Run.ranked(np.array([0]), np.array([[2, 1, 0]]), np.array([[3, 2, 1]], dtype=np.float32))
-    folded, labels = fold(run, qrels, [DuplicateGroup((0, 2), exact=True)])
+    folded, labels = fold(run, qrels, [0, 1, 0, 3, 4])
     assert score(run, qrels, ["mrr"])["mrr"].tolist() == pytest.approx([1 / 3])
     assert score(folded, labels, ["mrr"])["mrr"].tolist() == [1.0]
 
@@ -60,7 +66,7 @@ def test_an_unjudged_copy_counts_as_the_judged_one():
 def test_no_group_changes_nothing_and_empty_runs_fold():
     qrels = Qrels.from_triples(np.array([0]), np.array([5]), np.array([1]))
     run = Run.ranked(np.array([0]), np.array([[9, 5]]), np.array([[1, 1]], dtype=np.float32))
-    folded, labels = fold(run, qrels, [])
+    folded, labels = fold(run, qrels, range(10))
     assert (folded.docs.tolist(), labels.docs.tolist()) == (run.docs.tolist(), [5])
     none = Run(np.empty(0, np.int64), np.empty((0, 3), np.int64), np.empty((0, 3), np.float32))
-    assert fold(none, qrels, [DuplicateGroup((1, 5), exact=True)])[1].docs.tolist() == [1]
+    assert fold(none, qrels, [0, 1, 2, 3, 4, 1])[1].docs.tolist() == [1]

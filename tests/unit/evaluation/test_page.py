@@ -233,6 +233,6 @@ def test_what_gets_worse_is_told_for_every_comparison() -> None:
     evidence = made_up_evidence(queries=60, docs=90, seen_gain=-1.0, unseen_gain=-1.0)
     html = page.render_page(build_report(evidence, rounds=50))
     part = html[html.index('id="h-hurt"') : html.index('id="explore"')]
-    assert re.findall(r'<span class="query">(.*?)</span>', part) == ["base → tuned", "hybrid → tuned+bm25"]
+    assert re.findall(r'<span class="versus">(.*?)</span>', part) == ["base → tuned", "hybrid → tuned+bm25"]
     assert part.count("<tr>") == 2 * (1 + 10)
     assert "the worst 10 shown" in part

@@ -13,13 +13,21 @@ from searchtune.errors import ModelError, StorageError
 from searchtune.models import layers
 from searchtune.models.encoder import load_encoder
 from searchtune.models.inputs import tokenise
-from searchtune.models.layers import check_prefix, hidden_states_below, layer_stack, without_prefix
+from searchtune.models.layers import check_prefix, compute_states, layer_stack, room_for_states, without_prefix
 from searchtune.specs.recipe import ContrastiveObjective, LoraMethod
 from searchtune.training.contrastive import Texts
 from unit.training.tiny import assert_same, open_world
 
 CPU = torch.device("cpu")
 MODELS = ["tiny_model", "tiny_llama_model"]
+
+
+def states_below(encoder, store, top_layers, *, file=None, tokens_per_chunk=8192):
+    """The states of every text that enter the last `top_layers` layers."""
+    states = room_for_states(encoder, store, file)
+    texts = np.arange(len(store.lengths))
+    compute_states(encoder, store, states, texts, top_layers, tokens_per_chunk=tokens_per_chunk)
+    return states
 
 
 class _Float32Cache(ModuleType):
@@ -43,7 +51,7 @@ def both_ways(model, folder, tokens_per_chunk=4096):
     whole = world.objective(spec, world.texts(tokens_per_chunk))
     batch = next(whole.batches(0))
     expected = (*world.gradients(whole, batch), world.encoder.encode_store(world.tokens))
-    hidden = hidden_states_below(world.encoder, world.tokens, 1, tokens_per_chunk=300)
+    hidden = states_below(world.encoder, world.tokens, 1, tokens_per_chunk=300)
     cached = world.objective(spec, Texts(hidden, len(world.collection.query_ids), tokens_per_chunk))
     with without_prefix(world.encoder, 1):
         found = (*world.gradients(cached, batch), world.encoder.encode_store(hidden))
@@ -86,13 +94,13 @@ def test_afterwards_the_model_is_whole_again(request, model, texts):
 def test_cached_states_can_lie_on_disk(tiny_model, texts, tmp_path):
     encoder = load_encoder(tiny_model, dtype=torch.float32, device=CPU)
     store = tokenise(encoder.tokenizer, texts, 64)
-    memory = hidden_states_below(encoder, store, 2)
+    memory = states_below(encoder, store, 2)
     file = tmp_path / "cache" / "prefix.bf16"
-    disk = hidden_states_below(encoder, store, 2, file=file)
+    disk = states_below(encoder, store, 2, file=file)
     assert file.stat().st_size == 2 * 32 * len(store.ids)
     assert torch.equal(memory.hidden, disk.hidden)
     assert memory.hidden.abs().sum(dim=1).min() > 0, "every token has a state"
-    again = hidden_states_below(encoder, store, 2, file=file)
+    again = states_below(encoder, store, 2, file=file)
     assert torch.equal(memory.hidden, again.hidden)
 
 
@@ -100,13 +108,13 @@ def test_cached_states_can_lie_on_disk(tiny_model, texts, tmp_path):
 def test_a_prefix_needs_a_layer_to_cache(tiny_model, texts, top):
     encoder = load_encoder(tiny_model, dtype=torch.float32, device=CPU)
     with pytest.raises(ModelError, match=f"top_layers is {top}, but the base has 4 layers: nothing is left to cache"):
-        hidden_states_below(encoder, tokenise(encoder.tokenizer, texts, 64), top)
+        states_below(encoder, tokenise(encoder.tokenizer, texts, 64), top)
 
 
 def test_the_difference_of_a_model_that_can_be_cut(tiny_model, texts):
     encoder = load_encoder(tiny_model, dtype=torch.float32, device=CPU)
     store = tokenise(encoder.tokenizer, texts, 64)
-    assert 0 < check_prefix(encoder, store, hidden_states_below(encoder, store, 2), 2) < 1e-2
+    assert 0 < check_prefix(encoder, store, states_below(encoder, store, 2), 2) < 1e-2
 
 
 def test_an_architecture_that_cannot_be_cut(tiny_model, texts):
@@ -126,7 +134,7 @@ def test_an_architecture_that_cannot_be_cut(tiny_model, texts):
     layer_stack(encoder.backbone)[1][0].register_forward_hook(note)
     encoder.backbone.register_forward_hook(add)
     store = tokenise(encoder.tokenizer, texts, 64)
-    hidden = hidden_states_below(encoder, store, 1)
+    hidden = states_below(encoder, store, 1)
     seen.clear()
     with pytest.raises(ModelError, match=r"BertModel cannot be cut below its last 1 layers.*frozen_prefix: false"):
         check_prefix(encoder, store, hidden, 1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchtune.errors import ConfigError, DataError
-from searchtune.retrieval.fusion import fuse, reciprocal_rank_fusion
+from searchtune.retrieval.fusion import fuse
 from searchtune.types import NO_DOC, Run
 
 ROW = st.lists(st.integers(0, 12), unique=True, max_size=8)
@@ -36,7 +36,7 @@ def by_hand(rows, depth, k):
     k=st.sampled_from([1, 60]),
 )
 def test_fusion(data, depth, k):
-    fused = reciprocal_rank_fusion([run_of([row[i] for row in data]) for i in range(3)], depth, k=k)
+    fused = fuse([run_of([row[i] for row in data]) for i in range(3)], "rrf", depth=depth, k=k)
     for row, rows in enumerate(data):
         expected, gains = by_hand(rows, depth, k)
         found = [doc for doc in fused.docs[row].tolist() if doc != NO_DOC]
@@ -47,25 +47,25 @@ def test_fusion(data, depth, k):
 
 
 def test_ties_go_to_the_greater_document():
-    fused = reciprocal_rank_fusion([run_of([[1, 2, 3]]), run_of([[2, 1, 4]])], 4)
+    fused = fuse([run_of([[1, 2, 3]]), run_of([[2, 1, 4]])], "rrf", depth=4)
     assert fused.docs.tolist() == [[2, 1, 4, 3]]
     assert fused.scores[0].tolist() == pytest.approx([1 / 61 + 1 / 62] * 2 + [1 / 63] * 2)
 
 
 def test_a_system_that_found_nothing():
-    assert reciprocal_rank_fusion([run_of([[]]), run_of([[3, 1]])], 5).docs[0].tolist()[:2] == [3, 1]
-    assert (reciprocal_rank_fusion([run_of([[]]), run_of([[]])], 5).docs == NO_DOC).all()
+    assert fuse([run_of([[]]), run_of([[3, 1]])], "rrf", depth=5).docs[0].tolist()[:2] == [3, 1]
+    assert (fuse([run_of([[]]), run_of([[]])], "rrf", depth=5).docs == NO_DOC).all()
 
 
 def test_only_the_top_of_each_run_counts():
-    fused = reciprocal_rank_fusion([run_of([[1, 2, 3]]), run_of([[3, 2, 1]])], 2)
+    fused = fuse([run_of([[1, 2, 3]]), run_of([[3, 2, 1]])], "rrf", depth=2)
     assert fused.docs.tolist() == [[2, 3]]
 
 
 def test_runs_over_different_queries():
     other = run_of([[1]])
     with pytest.raises(ValueError, match="different queries"):
-        reciprocal_rank_fusion([other, Run(other.queries + 1, other.docs, other.scores)])
+        fuse([other, Run(other.queries + 1, other.docs, other.scores)], "rrf")
 
 
 def scored(rows, depth=4):

@@ -24,13 +24,20 @@ def test_what_is_compared_by_default():
     assert SuiteSpec.model_validate_json(chosen.model_dump_json()) == chosen
 
 
+def test_any_metric_may_be_the_headline():
+    assert suite().headline == "ndcg@10"
+    assert suite(metrics=["map", "recall@100"], headline="recall@100").headline == "recall@100"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"reference": "word"}, "reference names 'word', but the systems are words, vectors, both"),
         ({"compare": ["other"]}, "compare names 'other'"),
         ({"compare": ["words"]}, "compare names 'words', which is the reference itself"),
-        ({"metrics": ["recall@100"]}, "must hold ndcg@10"),
+        ({"metrics": ["recall@100"]}, "headline 'ndcg@10', which the report is about, is not among the metrics"),
+        ({"headline": "map"}, "headline 'map'"),
+        ({"systems": {"a": {**SYSTEMS["vectors"], "precision": "fp16"}}}, "systems.a"),
         ({"tasks": []}, "tasks"),
         ({"systems": {}}, "systems"),
         ({"systems": {"a b": {"kind": "bm25"}}}, "systems"),

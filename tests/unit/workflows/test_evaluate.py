@@ -12,11 +12,11 @@ from searchtune.data.beir import read_beir
 from searchtune.data.named import NamedQrels
 from searchtune.data.results import read_result
 from searchtune.data.trec import read_trec_run, write_qrels_file
-from searchtune.errors import ConfigError, DataError, OutputExistsError
+from searchtune.errors import ArtifactError, ConfigError, DataError, OutputExistsError
 from searchtune.evaluation import build_report, read_report
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.suite import SuiteSpec
-from searchtune.workflows import evaluate
+from searchtune.workflows import evaluate, systems
 from searchtune.workflows.evaluate import load_suite, run_suite
 from searchtune.workflows.score import score_files
 
@@ -99,6 +99,66 @@ def test_other_indexes(suite, tiny_model, tmp_path, index):
     if loss is not None:
         assert loss["ndcg@10"] == pytest.approx(0, abs=1e-3)
         assert loss["exact top 10"] <= 0.2
+
+
+def index_suite(suite, tiny_model, folder, *, kind="hnsw", params=None, **changes):
+    settings = {"links": 8, **(params or {})} if kind == "hnsw" else {}
+    index = {"kind": kind, "params": settings, "save": str(folder / "{task}")}
+    return suite({"vectors": {"kind": "dense", "model": str(tiny_model), "index": index, **changes}})
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_a_kept_index_is_mapped_instead_of_built(suite, tiny_model, tmp_path, monkeypatch, kind):
+    spec = index_suite(suite, tiny_model, tmp_path / "kept", kind=kind)
+    (first,) = run_suite(spec, tmp_path / "one")
+    assert (tmp_path / "kept" / first.folder.name / "COMPLETE.json").is_file()
+    monkeypatch.setattr(systems, "open_index", lambda *_: pytest.fail("built again"))
+    (second,) = run_suite(spec, tmp_path / "two")
+    assert means(second) == means(first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"document_prompt": "passage: "}, "another encoder or other documents"),
+        ({"max_tokens": 9}, "another encoder or other documents"),
+        ({"params": {"links": 9}}, r"keeps the index hnsw\(links=8.*, and hnsw\(links=9.* is asked for; name another"),
+        ({"kind": "exact"}, r"keeps the index hnsw\(links=8.*, and exact is asked for; name another folder"),
+    ],
+)
+def test_a_kept_index_of_something_else_is_refused(suite, tiny_model, tmp_path, changes, message):
+    run_suite(index_suite(suite, tiny_model, tmp_path / "kept"), tmp_path / "one")
+    with pytest.raises(ArtifactError, match=message):
+        run_suite(index_suite(suite, tiny_model, tmp_path / "kept", **changes), tmp_path / "two")
+
+
+def test_a_kept_index_that_is_damaged_is_refused(suite, tiny_model, tmp_path):
+    spec = index_suite(suite, tiny_model, tmp_path / "kept")
+    (result,) = run_suite(spec, tmp_path / "one")
+    with (tmp_path / "kept" / result.folder.name / "index.faiss").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ArtifactError, match=r"index\.faiss: \d+ bytes where"):
+        run_suite(spec, tmp_path / "two")
+
+
+def test_precision_is_the_suites_to_choose(suite, tiny_model, tmp_path):
+    vectors = {"kind": "dense", "model": str(tiny_model)}
+    cache = EmbeddingCache(tmp_path / "cache")
+    both = {name: {**vectors, "precision": name} for name in ("fp32", "bf16")}
+    (result,) = run_suite(suite(both), tmp_path / "out", cache=cache)
+    assert result.report.provenance["texts_encoded"] == 2 * 52  # each in its own precision
+    assert means(result)["bf16"] == pytest.approx(means(result)["fp32"], abs=0.05)
+
+
+def test_the_headline_reaches_the_report(suite, tmp_path):
+    spec = suite({"words": {"kind": "bm25"}}, metrics=["map", "recall@10"], headline="map")
+    (result,) = run_suite(spec, tmp_path / "out")
+    assert (result.report.headline_metric, result.report.metrics) == ("map", ["map", "recall@10"])
+    found = read_result(result.folder / "mteb" / "words" / f"{result.task}.json")
+    assert found.main_metric == "recall@10"  # the first one that MTEB has a name for
+    (bare,) = run_suite(suite({"words": {"kind": "bm25"}}, metrics=["rprec"], headline="rprec"), tmp_path / "bare")
+    assert (bare.folder / "runs" / "words.run.gz").is_file()
+    assert not (bare.folder / "mteb").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from searchtune.data.named import NamedQrels, NamedRun, align
 from searchtune.data.trec import write_qrels_file, write_trec_run
 from searchtune.errors import ConfigError, DataError
+from searchtune.evaluation.figures import figures
 from searchtune.metrics import holm, score
 from searchtune.workflows.score import score_files
 
@@ -47,20 +48,32 @@ def test_figures_and_comparisons_of_three_runs(files: tuple[Path, list[Path]]) -
     assert worse.values["mrr"].tolist() == score(aligned.runs["worse"], aligned.qrels, ["mrr"])["mrr"].tolist()
     assert worse.estimates["mrr"].mean == pytest.approx(worse.values["mrr"].mean())
     assert worse.estimates["mrr"].low < worse.estimates["mrr"].mean < worse.estimates["mrr"].high
-    assert [(it.reference, it.candidate, it.metric) for it in found.comparisons] == [
+    assert [(it.a, it.b, it.metric) for it in found.comparisons] == [
         ("base", "worse", "ndcg@10"),
         ("base", "same", "ndcg@10"),
         ("base", "worse", "mrr"),
         ("base", "same", "mrr"),
     ]
     first, second = found.comparisons[:2]
-    assert first.delta.mean == pytest.approx(worse.values["ndcg@10"].mean() - base.values["ndcg@10"].mean())
+    assert first.delta == pytest.approx(worse.values["ndcg@10"].mean() - base.values["ndcg@10"].mean())
     assert [first.p_holm, second.p_holm] == holm([first.p_value, second.p_value])
-    assert first.delta.high < 0 < first.tally.losses
+    assert first.high < 0 < first.losses
     assert (first.effect_size < 0, first.p_t < 0.05, first.p_holm < 0.05) == (True, True, True)
     assert (second.p_value, second.p_holm, second.p_t, second.effect_size) == (1, 1, 1, 0)
-    assert second.tally == (0, 30, 0)
+    assert (second.wins, second.ties, second.losses) == (0, 30, 0)
     assert same.values["mrr"].tolist() == base.values["mrr"].tolist()
+
+
+def test_figures_are_those_that_a_report_would_hold(files: tuple[Path, list[Path]]) -> None:
+    qrels, runs = files
+    found = score_files(qrels, runs, ["mrr", "map"], rounds=500)
+    values = {system.name: system.values for system in found.systems}
+    pairs = [("base", "worse"), ("base", "same")]
+    expected = figures(values, systems=values, pairs=pairs, metrics=["mrr", "map"], seed=13, rounds=500)
+    assert sorted(found.comparisons, key=str) == sorted(expected.comparisons, key=str)
+    assert {it.name: it.estimates for it in found.systems} == {
+        name: it.metrics for name, it in expected.systems.items()
+    }
 
 
 def test_repeats_under_a_seed(files: tuple[Path, list[Path]]) -> None:
@@ -88,7 +101,7 @@ def test_one_judged_query_gives_figures_without_intervals(files: tuple[Path, lis
     write_qrels_file(tmp_path / "one.qrels", NamedQrels.from_dicts({"q0": {"d1": 1}}))
     found = score_files(tmp_path / "one.qrels", files[1], ["recall@10"], rounds=200)
     assert found.systems[0].estimates["recall@10"].mean == 1.0
-    assert math.isnan(found.comparisons[0].delta.low)
+    assert math.isnan(found.comparisons[0].low)
     assert math.isnan(found.comparisons[0].p_t)
 
 

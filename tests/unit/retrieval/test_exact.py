@@ -213,7 +213,7 @@ def test_rows_that_fill_at_different_speed():
         scores[0] = np.arange(first, first + 100)
         if first == 1900:
             scores[1, :5] = [1, 5, 5, 3, 2]
-        best.offer(scores, first)
+        best.offer([(first, scores)])
     docs, found = best.ranked()
     assert docs[0].tolist() == list(range(1999, 1699, -1))
     assert docs[1].tolist() == [1902, 1901, 1903, 1904, 1900] + [NO_DOC] * 295

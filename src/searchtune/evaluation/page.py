@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from searchtune.evaluation.explorer import PLACE, explorer_data, rankings_script
 from searchtune.evaluation.report import HEADLINE, Report
 from searchtune.evaluation.verdict import Outcome, outcome, verdict
 from searchtune.storage.atomic import write_text
+from searchtune.storage.derived import derived
 
 LIMIT = 8_000_000
 """Bytes that a page takes at most; rankings are cut to what the rest leaves."""
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _BADGES = {
     Outcome.GAIN: ("good", "Gain holds"),
     Outcome.SEEN_ONLY: ("bad", "Gain lives only in seen queries"),
@@ -106,11 +109,20 @@ def _environment() -> Environment:
 
 @cache
 def _vega() -> Markup:
-    """Vega, Vega-Lite and vega-embed as one script, safe to stand inside a script element."""
+    """Vega, Vega-Lite and vega-embed as one script, safe to stand inside a script element.
+
+    Bundling takes seconds, so the bundle is kept for each version of the bundler.
+    """
+    key = {"vl-convert": version("vl-convert-python"), "snippet": _SNIPPET}
+    bundle = derived("scripts", key, lambda: _bundle().encode("utf-8")).decode("utf-8")
+    return Markup(bundle.replace("</script", "<\\/script"))
+
+
+def _bundle() -> str:
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
-    return Markup(bundle.replace("</script", "<\\/script"))
+    bundle: str = vl_convert.javascript_bundle(snippet=_SNIPPET)
+    return bundle
 
 
 def cost_columns(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -24,7 +24,7 @@ from searchtune.models.artifact import (
 )
 from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
-from searchtune.specs.card import CARD_FILE
+from searchtune.specs.card import adapter_folder
 from searchtune.storage.atomic import new_folder
 
 _IN_A_FRESH_PROCESS = """
@@ -47,13 +47,6 @@ class Verification:
     sentence_transformers: float
     peft: float
     tolerance: float
-
-
-def adapter_folder(folder: Path | str) -> Path:
-    """The adapter that is meant by its own folder or by the folder of the run that made it."""
-    folder = Path(folder).expanduser()
-    inner = folder / "adapter"
-    return inner if (inner / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder
 
 
 def verify_adapter(folder: Path | str, base: str | None = None) -> Verification:

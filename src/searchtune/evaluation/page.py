@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -51,7 +52,8 @@ def render_page(report: Report) -> str:
     """The whole page as HTML."""
     tone, badge = _BADGES[outcome(report)]
     headline, *reasons = verdict(report)
-    charts = page_charts(report)
+    with debug_mode(False):  # altair checks each part against its schema, which takes longer than to draw it
+        charts = page_charts(report)
     frame = (
         _environment()
         .get_template("page.html.j2")

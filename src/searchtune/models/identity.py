@@ -56,7 +56,8 @@ def identify(
 ) -> EncoderIdentity:
     """The identity of the base in `root`, under the adapter in `adapter` if there is one.
 
-    `dtype` is torch's or its name, such as `float32`. All of the weights are read and hashed, once per process: about .1 s for 90 MB.
+    `dtype` is torch's or its name, such as `float32`. All of the weights are read and hashed, once per process: about
+    .1 s for 90 MB.
 
     Raises:
         ModelError: a file of the model is missing or cannot be read.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.models.identity import EncoderIdentity, identify
 from searchtune.models.layout import read_layout

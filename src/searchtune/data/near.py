@@ -1,4 +1,4 @@
-"""Near-duplicate texts: MinHash finds candidates (Broder 1997), the exact Jaccard similarity decides.
+"""Near-duplicate texts: in large sets MinHash finds candidates (Broder 1997); the exact Jaccard similarity decides.
 
 A text is the set of its words and of its pairs of neighbouring words, after Unicode NFKC, case folding and removal of
 punctuation. Changing one inner word of n different ones gives a similarity of (2n - 4) / (2n + 2): .73 for 10 words, .9
@@ -14,11 +14,15 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+
 NEAR_THRESHOLD = 0.9
 """Similarity from which two queries count as the same."""
 GROUP_THRESHOLD = 0.7
 """Similarity from which texts stay on one side of a split that is cut here: more cautious than `NEAR_THRESHOLD`."""
 
+_ALL_PAIRS = 4_000_000
+"""So many pairs or fewer are all looked at, which is quick and misses none; of more, MinHash finds the candidates."""
 _PERMUTATIONS = 128
 _MISS = 1e-3
 """Largest probability that a pair right at the threshold does not become a candidate."""
@@ -108,6 +112,9 @@ def _matches(
     """Pairs of sets with at least this Jaccard similarity. The right side, held in memory, is best the smaller one."""
     if not left or not right:
         return
+    if len(left) * len(right) <= _ALL_PAIRS:
+        yield from _all_matches(left, right, threshold)
+        return
     from datasketch import MinHashLSH  # half a second of imports
 
     index = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands(threshold))
@@ -119,6 +126,31 @@ def _matches(
             similarity = _jaccard(left[a], right[b])
             if similarity >= threshold:
                 yield a, b, similarity
+
+
+def _all_matches(
+    left: Sequence[frozenset[str]], right: Sequence[frozenset[str]], threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    """`_matches` with every pair looked at: what two sets share is an entry of a product of sparse matrices."""
+    columns: dict[str, int] = {}
+    ours, theirs = _incidence(left, columns), _incidence(right, columns)
+    ours.resize(len(left), len(columns))
+    common = (ours @ theirs.T).tocsr()
+    common.sort_indices()
+    rows = np.repeat(np.arange(len(left)), np.diff(common.indptr))
+    sizes = np.array(list(map(len, left)))[rows] + np.array(list(map(len, right)))[common.indices]
+    similarity = common.data / (sizes - common.data)
+    for place in np.flatnonzero(similarity >= threshold).tolist():
+        yield int(rows[place]), int(common.indices[place]), float(similarity[place])
+
+
+def _incidence(sets: Sequence[frozenset[str]], columns: dict[str, int]) -> Any:
+    """Which set holds which shingle; new shingles get the next columns. Shape: (sets, shingles so far)."""
+    from scipy.sparse import csr_array
+
+    places = [columns.setdefault(shingle, len(columns)) for group in sets for shingle in group]
+    ends = np.cumsum([0, *map(len, sets)])
+    return csr_array((np.ones(len(places), np.int64), places, ends), shape=(len(sets), len(columns)))
 
 
 def _signatures(sets: Sequence[frozenset[str]]) -> Iterator[Any]:

@@ -36,6 +36,8 @@ _LINES = 1 << 16
 _SHOWN = 5
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
+_PACKING = 4
+"""Level of gzip: a run at 9 takes three times as long and is a tenth smaller."""
 _RUN_COLUMNS = "query-id Q0 document-id rank score tag"
 _QRELS_COLUMNS = "query-id 0 document-id grade, or query-id, document-id and grade with tabs between them"
 
@@ -258,7 +260,7 @@ def _created(path: Path) -> Iterator[BinaryIO]:
         if path.suffix != ".gz":
             yield file
             return
-        with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
+        with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=_PACKING, mtime=0) as packed:
             yield cast("BinaryIO", packed)
 
 

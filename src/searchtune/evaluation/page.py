@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -22,9 +24,11 @@ from searchtune.evaluation.report import Report
 from searchtune.evaluation.reranking import reranking_warnings
 from searchtune.evaluation.verdict import Outcome, outcome, verdict
 from searchtune.storage.atomic import write_text
+from searchtune.storage.derived import derived
 
 LIMIT = 8_000_000
 """Bytes that a page takes at most; rankings are cut to what the rest leaves."""
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _BADGES = {
     Outcome.GAIN: ("good", "Gain holds"),
     Outcome.SEEN_ONLY: ("bad", "Gain lives only in seen queries"),
@@ -51,7 +55,8 @@ def render_page(report: Report) -> str:
     tone, badge = _BADGES[outcome(report)]
     headline, *reasons = verdict(report)
     warnings = reranking_warnings(report)
-    charts = page_charts(report)
+    with debug_mode(False):  # altair checks each part against its schema, which takes longer than to draw it
+        charts = page_charts(report)
     frame = (
         _environment()
         .get_template("page.html.j2")
@@ -112,11 +117,20 @@ def _environment() -> Environment:
 
 @cache
 def _vega() -> Markup:
-    """Vega, Vega-Lite and vega-embed as one script, safe to stand inside a script element."""
+    """Vega, Vega-Lite and vega-embed as one script, safe to stand inside a script element.
+
+    Bundling takes seconds, so the bundle is kept for each version of the bundler.
+    """
+    key = {"vl-convert": version("vl-convert-python"), "snippet": _SNIPPET}
+    bundle = derived("scripts", key, lambda: _bundle().encode("utf-8")).decode("utf-8")
+    return Markup(bundle.replace("</script", "<\\/script"))
+
+
+def _bundle() -> str:
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
-    return Markup(bundle.replace("</script", "<\\/script"))
+    bundle: str = vl_convert.javascript_bundle(snippet=_SNIPPET)
+    return bundle
 
 
 def cost_columns(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from searchtune.errors import ModelError
 from searchtune.models.layout import Layout, Pooling
 from searchtune.models.sources import tokenizer_sha256, weights_sha256
 from searchtune.storage.fingerprint import sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    import torch
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _NO_MATTER = {
@@ -51,11 +52,12 @@ class EncoderIdentity:
 
 
 def identify(
-    root: Path, layout: Layout, *, adapter: Path | None = None, prompt: str, max_tokens: int, dtype: torch.dtype
+    root: Path, layout: Layout, *, adapter: Path | None = None, prompt: str, max_tokens: int, dtype: torch.dtype | str
 ) -> EncoderIdentity:
     """The identity of the base in `root`, under the adapter in `adapter` if there is one.
 
-    All of the weights are read and hashed, once per process: about .1 s for 90 MB.
+    `dtype` is torch's or its name, such as `float32`. All of the weights are read and hashed, once per process: about
+    .1 s for 90 MB.
 
     Raises:
         ModelError: a file of the model is missing or cannot be read.
@@ -74,7 +76,7 @@ def identify(
 
 
 def identify_reranker(
-    root: Path, *, adapter: Path | None, head: str, template: str, max_tokens: int, dtype: torch.dtype
+    root: Path, *, adapter: Path | None, head: str, template: str, max_tokens: int, dtype: str
 ) -> dict[str, str | int | None]:
     """All that decides the score of a pair, by name, under the adapter in `adapter` if there is one.
 
@@ -90,7 +92,7 @@ def identify_reranker(
         "head": head,
         "template": template,
         "max_tokens": max_tokens,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
     }
 
 

@@ -6,9 +6,10 @@ import importlib.util
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import safe_open
+import numpy as np
+import numpy.typing as npt
 
 from searchtune.errors import ModelError
 from searchtune.storage.fingerprint import Fingerprint
@@ -21,6 +22,21 @@ _TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+"""What safetensors and torch call the types of numbers."""
 _NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
 
 
@@ -90,12 +106,39 @@ def weights_sha256(folder: Path) -> str:
 def _hash_tensors(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = Fingerprint()
     for file, _, _ in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in sorted(tensors.keys()):
-                tensor = tensors.get_tensor(name).contiguous()
-                digest.add(name, str(tensor.dtype), str(tuple(tensor.shape)))
-                digest.add_array(tensor.reshape(-1).view(torch.uint8).numpy())
+        for name, dtype, shape, content in sorted(_tensors(file), key=lambda tensor: tensor[0]):
+            digest.add(name, dtype, str(shape)).add_array(content)
     return digest.hexdigest()
+
+
+def _tensors(file: Path) -> list[tuple[str, str, tuple[int, ...], npt.NDArray[np.uint8]]]:
+    """Name, torch's name of the dtype, shape and bytes of each tensor, mapped; by the format's own description.
+
+    A file of safetensors is the length of its header in 8 bytes, the header in JSON, and the tensors one after the
+    other (https://github.com/huggingface/safetensors#format). Read here so that nobody waits for torch.
+    """
+    try:
+        content = np.memmap(file, np.uint8, "r")
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header: dict[str, Any] = json.loads(content[8:start].tobytes())
+        header.pop("__metadata__", None)
+        return [
+            (
+                name,
+                f"torch.{_DTYPES[entry['dtype']]}",
+                tuple(entry["shape"]),
+                _part(content, *(start + offset for offset in entry["data_offsets"])),
+            )
+            for name, entry in header.items()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file}: cannot be read as safetensors ({error}); fetch or write the model again") from error
+
+
+def _part(content: npt.NDArray[np.uint8], start: int, end: int) -> npt.NDArray[np.uint8]:
+    if not 0 <= start <= end <= len(content):
+        raise ValueError(f"it ends at byte {len(content)}, before the tensor at {start} to {end}")
+    return content[start:end]
 
 
 def tokenizer_sha256(folder: Path) -> str:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import bm25s
 import numpy as np
 
-from searchtune.errors import ArtifactError, ConfigError, did_you_mean
+from searchtune.errors import ArtifactError, ConfigError, OutputExistsError, StorageError, did_you_mean
 from searchtune.retrieval.store import INDEX_FILE, read_facts
 from searchtune.storage.atomic import new_folder, write_json
+from searchtune.storage.fingerprint import Fingerprint
 from searchtune.types import NO_DOC, IntArray, Run
 
 Variant = Literal["lucene", "robertson", "atire"]
 """Ways to weigh words (Kamphuis et al. 2020) under which a document without a query's words scores 0."""
+_KEPT = 16
+"""Indexes that `kept_bm25` leaves on disk."""
 Stemmer = Callable[[list[str]], list[str]]
 """Words to their stems, such as `Stemmer.Stemmer("english").stemWords` of PyStemmer."""
 
 
 class BM25Index:
-    """A lexical index; documents without a query's words are not returned."""
+    """A lexical index; documents without a query's words are not returned.
+
+    `build_seconds` is what it took to make, in whatever process that was.
+    """
 
     def __init__(
         self,
@@ -43,10 +53,12 @@ class BM25Index:
         self.stop_words = stop_words if isinstance(stop_words, str) else list(stop_words or [])
         self._stemmer = stemmer
         self._bm25 = bm25s.BM25(k1=k1, b=b, method=method)
+        start = time.perf_counter()
         tokens = self._tokens(documents)
         self.empty = not tokens.vocab
         if not self.empty:
             self._bm25.index(tokens, show_progress=False)
+        self.build_seconds = time.perf_counter() - start
 
     def search(self, queries: IntArray, texts: Sequence[str], depth: int, *, exclude: IntArray | None = None) -> Run:
         """The `depth` best documents for each query, those in `exclude` left out. Shape: queries (n,), texts (n,)."""
@@ -67,6 +79,7 @@ class BM25Index:
             "empty": self.empty,
             "stop_words": self.stop_words,
             "stemmed": self._stemmer is not None,
+            "build_seconds": self.build_seconds,
         }
         with new_folder(folder) as fresh:
             if not self.empty:
@@ -90,7 +103,7 @@ class BM25Index:
         index = cls.__new__(cls)
         try:
             index.documents, index.empty, index.stop_words = facts["documents"], facts["empty"], facts["stop_words"]
-            index._stemmer = stemmer
+            index._stemmer, index.build_seconds = stemmer, float(facts.get("build_seconds", 0))
             index._bm25 = None if index.empty else bm25s.BM25.load(folder, mmap=mmap, show_progress=False)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{folder}: cannot be read as a BM25 index ({error}); save it anew") from error
@@ -101,6 +114,27 @@ class BM25Index:
             return bm25s.tokenize(list(texts), stopwords=self.stop_words, stemmer=self._stemmer, show_progress=False)
         except ValueError as error:
             raise ConfigError(f"stop words {self.stop_words!r}: {error}; a list of words serves too") from error
+
+
+def kept_bm25(documents: Sequence[str], home: Path) -> BM25Index:
+    """The index with BM25's defaults, kept in `home` by the hash of the documents: made once, then read.
+
+    The `_KEPT` latest made stay. An index that is damaged is made anew; one that cannot be written is not kept.
+    """
+    key = Fingerprint().add("bm25", version("bm25s")).add_texts(documents).hexdigest()
+    folder = home / key
+    if folder.is_dir():
+        try:
+            return BM25Index.load(folder, key)
+        except ArtifactError:
+            shutil.rmtree(folder, ignore_errors=True)
+    index = BM25Index(documents)
+    with suppress(StorageError, OutputExistsError, OSError):
+        index.save(folder, key)
+        whole = [one for one in home.iterdir() if not one.name.startswith(".")]
+        for old in sorted(whole, key=lambda one: one.stat().st_mtime)[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    return index
 
 
 def _check(k1: float, b: float, method: str) -> None:

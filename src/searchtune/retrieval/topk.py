@@ -10,6 +10,8 @@ Knows no vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,8 @@ from searchtune.types import NO_DOC, FloatArray, IntArray
 
 _EMPTY = np.iinfo(np.int64).min
 _LOWEST = np.finfo(np.float32).min
+_GROUPS = 4
+"""Groups for each place when a bound is sought."""
 _SPARE = 256
 """Places beyond the depth, at least: how many keys may gather before the lowest are thrown out."""
 
@@ -32,27 +36,33 @@ class TopK:
         self._floor = np.full((rows, 1), _LOWEST, dtype=np.float32)
         """The score of each query's last place once its places are taken."""
 
-    def offer(self, scores: FloatArray, first: int) -> None:
-        """Take in the scores of documents `first`, `first + 1` and so on; minus infinity is no score.
+    def offer(self, blocks: Sequence[tuple[int, FloatArray]]) -> None:
+        """Take in blocks of scores, each with the position of its first document; minus infinity is no score.
 
-        No score is NaN. Blocks come in ascending order of documents. Shape: scores (rows, any number), contiguous.
+        No score is NaN. Documents come in ascending order, and the more of them come in the first call, the fewer keys
+        are made. Shape: scores (rows, width), contiguous; the last block may be narrower.
         """
-        rows, width = scores.shape
-        if not self._keys.shape[1] and width > self.depth:
-            last = np.partition(scores, width - self.depth, axis=1)[:, width - self.depth]
-            self._floor = np.maximum(last, _LOWEST)[:, None]
+        if not self._keys.shape[1]:
+            self._floor = _bound([scores for _, scores in blocks], self.depth)
+        for first, scores in blocks:
+            self._take_in(scores, first)
+
+    def _take_in(self, scores: FloatArray, first: int) -> None:
+        """One block of `offer`."""
+        width = scores.shape[1]
         flat = np.flatnonzero(scores >= self._floor)  # ">=": an equal score at a greater position is the better one
-        ends = np.searchsorted(flat, np.arange(rows + 1) * width)
+        ends = np.searchsorted(flat, np.arange(self.rows + 1) * width)
         counts = np.diff(ends)
         keys = _ordered(scores.reshape(-1)[flat])
         keys <<= 32
         keys += flat
-        keys += np.repeat(first - np.arange(rows) * width, counts)
+        keys += np.repeat(first - np.arange(self.rows) * width, counts)
         self._store(keys, counts, ends[:-1])
 
     def ranked(self) -> tuple[IntArray, FloatArray]:
         """Documents and scores, best first, `NO_DOC` and minus infinity where a row ends. Shape: (rows, <= depth)."""
-        keys = np.sort(self._keys, axis=1)[:, ::-1][:, : self.depth]
+        used = int(self._filled.max(initial=0))
+        keys = np.sort(self._keys[:, :used], axis=1)[:, ::-1][:, : self.depth]
         docs = np.where(keys == _EMPTY, NO_DOC, keys & 0xFFFFFFFF)
         return docs, np.where(keys == _EMPTY, np.float32(-np.inf), _score(keys))
 
@@ -84,6 +94,26 @@ class TopK:
         kept[:, : self.depth] = best
         self._keys = kept
         np.minimum(self._filled, self.depth, out=self._filled)
+
+
+def _bound(blocks: Sequence[FloatArray], depth: int) -> FloatArray:
+    """A score that at least `depth` documents of each row reach, close to the `depth`-th greatest; one look at each.
+
+    The documents of one column, in every so-many-th block, are a group; the bound is the `depth`-th greatest of what is
+    greatest in each group, which as many documents reach, one a group. With `_GROUPS` groups for each place it lets
+    through about a sixth more documents than are wanted. Shape: blocks (rows, width or fewer) -> (rows, 1).
+    """
+    rows, width = blocks[0].shape
+    together = min(len(blocks), -(-_GROUPS * depth // width))
+    best = np.concatenate(blocks[:together], axis=1)  # (rows, groups)
+    for number, block in enumerate(blocks[together:]):
+        group = best[:, number % together * width :][:, : block.shape[1]]
+        np.maximum(group, block, out=group)
+    groups = best.shape[1]
+    if groups < depth:
+        return np.full((rows, 1), _LOWEST)
+    best.partition(groups - depth, axis=1)
+    return np.maximum(best[:, groups - depth :][:, :1], _LOWEST)
 
 
 def _ordered(scores: FloatArray) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from searchtune.specs.base import Spec
@@ -96,3 +97,10 @@ class RerankerCard(Card):
     early_exit: dict[str, Any] | None = None
     """When to stop going down a ranking, as fitted on dev."""
     probe: PairProbe
+
+
+def adapter_folder(folder: Path | str) -> Path:
+    """The adapter that is meant by its own folder or by the folder of the run that made it."""
+    folder = Path(folder).expanduser()
+    inner = folder / "adapter"
+    return inner if (inner / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+_TOGETHER = 1024
+"""Texts that go into a hash at once."""
 
 
 def sha256_text(text: str) -> str:
@@ -57,10 +61,11 @@ class Fingerprint:
 
     def add_texts(self, texts: Iterable[str]) -> Self:
         """Take in a list of texts of any length, closed by their number."""
-        count = 0
-        for text in texts:
-            self._put(b"s", text.encode("utf-8"))
-            count += 1
+        count, rest = 0, iter(texts)
+        while some := [text.encode("utf-8") for text in islice(rest, _TOGETHER)]:
+            parts = (part for value in some for part in (b"s", len(value).to_bytes(8, "little"), value))
+            self._hash.update(b"".join(parts))
+            count += len(some)
         self._put(b"n", str(count).encode())
         return self
 

@@ -28,7 +28,7 @@ from searchtune.models.reranker_artifact import (
     write_cross_encoder,
 )
 from searchtune.models.sources import resolve_model
-from searchtune.specs.card import CARD_FILE, AdapterCard, RerankerCard
+from searchtune.specs.card import AdapterCard, RerankerCard, adapter_folder
 from searchtune.storage.atomic import new_folder
 
 _CPU = torch.device("cpu")
@@ -52,13 +52,6 @@ class Verification:
     sentence_transformers: float
     peft: float
     tolerance: float
-
-
-def adapter_folder(folder: Path | str) -> Path:
-    """The adapter that is meant by its own folder or by the folder of the run that made it."""
-    folder = Path(folder).expanduser()
-    inner = folder / "adapter"
-    return inner if (inner / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder
 
 
 def verify_adapter(folder: Path | str, base: str | None = None) -> Verification:

@@ -1,4 +1,7 @@
-"""From the name of a model to vectors: open a base or an adapter, encode texts and collections, through the cache."""
+"""From the name of a model to vectors: open a base or an adapter, encode texts and collections, through the cache.
+
+Whoever finds all vectors of a base in the cache opens neither torch nor its weights' library, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,23 @@ from dataclasses import dataclass, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
-from searchtune.models.artifact import load_artifact
 from searchtune.models.cards import check_base, read_card
-from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.identity import EncoderIdentity, identify
 from searchtune.models.layout import read_layout
-from searchtune.models.precision import Precision, compute_dtype, pick_device
+from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.retrieval.cache import EmbeddingCache, EncoderKey
-from searchtune.specs.card import CARD_FILE
+from searchtune.specs.card import CARD_FILE, adapter_folder
 from searchtune.types import Collection, FloatArray
-from searchtune.workflows.adapter import adapter_folder
 from searchtune.workflows.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from searchtune.models.encoder import Encoder
 
 _NO_LIMIT = 512
 """Tokens a text is cut at where the base names no length."""
@@ -96,14 +99,13 @@ def open_encoder(
         if any(given is not None for given in (max_tokens, revision, query_prompt, document_prompt)):
             raise ConfigError(f"{name} is an adapter, whose card settles revision, length and prompts: leave them out")
         return open_adapter(name, precision=precision)
-    device = pick_device()
-    dtype = compute_dtype(precision, device)
+    dtype = dtype_name(precision, device_type())
     root = resolve_model(name, revision)
     layout = read_layout(root)
     limit = max_tokens or layout.max_tokens or _NO_LIMIT
     if max_tokens is not None and not 1 <= max_tokens <= (layout.max_positions or max_tokens):
         raise ConfigError(f"max_tokens is {max_tokens}, but {name} reads 1 to {layout.max_positions} tokens")
-    load = once(partial(load_encoder, root, dtype=dtype, device=device))
+    load = once(partial(_plain, root, dtype))
     queries, documents = (
         TextEncoder(name, identify(root, layout, prompt=prompt, max_tokens=limit, dtype=dtype), load)
         for prompt in (
@@ -121,14 +123,13 @@ def open_adapter(folder: Path | str, *, base: str | None = None, precision: Prec
         ArtifactError: the folder is no adapter, damaged, or `base` is not the one it was trained on.
     """
     folder = adapter_folder(folder)
-    device = pick_device()
-    dtype = compute_dtype(precision, device)
+    dtype = dtype_name(precision, device_type())
     card = read_card(folder)
     root = resolve_model(base or card.base, None if base else card.revision)
     check_base(card, root)
     plain = read_layout(root)
     layout = replace(plain, pooling=card.pooling, normalise=card.normalise)
-    tuned = once(partial(_tuned, folder, base, dtype, device))
+    tuned = once(partial(_tuned, folder, base, dtype))
     queries = TextEncoder(
         str(folder),
         identify(root, layout, adapter=folder, prompt=card.query_prompt, max_tokens=card.query_max_tokens, dtype=dtype),
@@ -145,7 +146,7 @@ def open_adapter(folder: Path | str, *, base: str | None = None, precision: Prec
             max_tokens=card.max_tokens,
             dtype=dtype,
         ),
-        once(partial(load_encoder, root, dtype=dtype, device=device)) if by_base else tuned,
+        once(partial(_plain, root, dtype)) if by_base else tuned,
     )
     return BiEncoder(queries, documents)
 
@@ -210,5 +211,17 @@ def encode_collection(
     )
 
 
-def _tuned(folder: Path, base: str | None, dtype: torch.dtype, device: torch.device) -> Encoder:
-    return load_artifact(folder, dtype=dtype, device=device, base=base)[0]
+def _plain(root: Path, dtype: str) -> Encoder:
+    import torch
+
+    from searchtune.models.encoder import load_encoder
+
+    return load_encoder(root, dtype=getattr(torch, dtype), device=pick_device())
+
+
+def _tuned(folder: Path, base: str | None, dtype: str) -> Encoder:
+    import torch
+
+    from searchtune.models.artifact import load_artifact
+
+    return load_artifact(folder, dtype=getattr(torch, dtype), device=pick_device(), base=base)[0]

@@ -27,6 +27,7 @@ from searchtune.retrieval.exact import ExactIndex
 from searchtune.retrieval.index import VectorIndex
 from searchtune.retrieval.tuning import tune_weights
 from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
+from searchtune.specs.card import adapter_folder
 from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, RunSystem, SuiteSpec
 from searchtune.specs.task import TaskSpec
 from searchtune.storage.assets import find_asset
@@ -34,7 +35,6 @@ from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.storage.output import OutputPolicy, prepare_output
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
-from searchtune.workflows.adapter import adapter_folder
 from searchtune.workflows.encode import BiEncoder, CollectionVectors, encode_collection, open_encoder
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
@@ -212,7 +212,7 @@ class _Bench:
         system = self.suite.systems[name]
         match system:
             case Bm25System():
-                return WordRanker(self.collection)
+                return WordRanker(self.collection, self.cache and self.cache.folder.with_name("bm25"))
             case DenseSystem():
                 return self._dense(name, system)
             case FusionSystem():

@@ -10,9 +10,9 @@ import numpy as np
 
 from searchtune.errors import ConfigError
 from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.specs.card import adapter_folder
 from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, System
 from searchtune.types import Collection, IntArray, Run
-from searchtune.workflows.adapter import adapter_folder
 from searchtune.workflows.encode import CollectionVectors, encode_collection, open_encoder
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.systems import (

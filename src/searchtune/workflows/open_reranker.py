@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import cache as once
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from searchtune.errors import ConfigError
 from searchtune.models.cards import check_base, read_reranker_card
 from searchtune.models.identity import identify_reranker
-from searchtune.models.precision import Precision, compute_dtype, pick_device
-from searchtune.models.reranker import Reranker, load_reranker
-from searchtune.models.reranker_artifact import load_reranker_artifact
+from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.retrieval.cache import EncoderKey
-from searchtune.specs.card import CARD_FILE, RerankerCard
-from searchtune.workflows.adapter import adapter_folder
+from searchtune.specs.card import CARD_FILE, RerankerCard, adapter_folder
+
+if TYPE_CHECKING:
+    from searchtune.models.reranker import Reranker
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ def open_reranker(
         ArtifactError: the adapter is damaged, of another kind, or its base is another one.
         ConfigError: settings for an adapter that its card settles.
     """
-    device = pick_device()
-    dtype = compute_dtype(precision, device)
+    dtype = dtype_name(precision, device_type())
     if (adapter_folder(name) / CARD_FILE).is_file():
         if any(given is not None for given in (max_tokens, revision, template)):
             raise ConfigError(f"{name} is an adapter, whose card settles revision, length and template: leave them out")
@@ -61,18 +61,32 @@ def open_reranker(
         fields = identify_reranker(
             root, adapter=folder, head=card.head, template=card.template, max_tokens=card.max_tokens, dtype=dtype
         )
-        load = once(lambda: load_reranker_artifact(folder, dtype=dtype, device=device, base=base)[0])
-        return OpenReranker(str(folder), EncoderKey(fields, str(folder)), load, card)
+        return OpenReranker(
+            str(folder), EncoderKey(fields, str(folder)), once(partial(_tuned, folder, base, dtype)), card
+        )
     root = resolve_model(name, revision)
-    load = once(partial(_load_base, name, root, dtype=dtype, device=device, max_tokens=max_tokens, template=template))
     fields = identify_reranker(
         root, adapter=None, head="", template=template or "", max_tokens=max_tokens or 0, dtype=dtype
     )
+    load = once(partial(_plain, name, root, dtype, max_tokens, template))
     return OpenReranker(name, EncoderKey(fields, name), load, None)
 
 
-def _load_base(name: str, root: Path, **options: object) -> Reranker:
-    reranker = load_reranker(root, **options)  # type: ignore[arg-type]
+def _tuned(folder: Path, base: str | None, dtype: str) -> Reranker:
+    import torch
+
+    from searchtune.models.reranker_artifact import load_reranker_artifact
+
+    return load_reranker_artifact(folder, dtype=getattr(torch, dtype), device=pick_device(), base=base)[0]
+
+
+def _plain(name: str, root: Path, dtype: str, max_tokens: int | None, template: str | None) -> Reranker:
+    import torch
+
+    from searchtune.models.reranker import load_reranker
+
+    device = pick_device()
+    reranker = load_reranker(root, dtype=getattr(torch, dtype), device=device, max_tokens=max_tokens, template=template)
     if reranker.fresh_head:
         raise ConfigError(f"{name} has no head for ranking: train one with `searchtune rerank train`")
     return reranker

@@ -10,8 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from searchtune.models.precision import device_type, processor
 from searchtune.specs.base import Spec
 from searchtune.storage.fingerprint import sha256_json
 
@@ -39,14 +38,20 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, threads and accelerators."""
-    return {
+    """Processor, cores, threads and accelerators; torch is asked only where it is in use, or there may be a GPU."""
+    found: dict[str, Any] = {
         "machine": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": _threads(),
+        "gpus": [],
     }
+    if "torch" in sys.modules or device_type() != "cpu":
+        import torch
+
+        found["threads"] = torch.get_num_threads()
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found
 
 
 def spec_sha256(spec: Spec) -> str:
@@ -64,9 +69,7 @@ def command() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
+def _threads() -> int | None:
+    """Threads that OpenMP gives each library, torch too: as many as are asked for, or one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else os.cpu_count()

@@ -6,20 +6,22 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from searchtune.data.groups import PairScores
-from searchtune.models.pairs import PairStore, pair_store
-from searchtune.models.reranker import Reranker
 from searchtune.retrieval.cache import EmbeddingCache, EncoderKey
 from searchtune.retrieval.early_exit import EarlyExit
 from searchtune.retrieval.reorder import blended, reordered
 from searchtune.specs.card import FittedBlend
 from searchtune.types import NO_DOC, Collection, FloatArray, IntArray, Run
 from searchtune.workflows.systems import Request, Runs
+
+if TYPE_CHECKING:
+    from searchtune.models.pairs import PairStore
+    from searchtune.models.reranker import Reranker
 
 _AT_A_TIME = 16_384
 """Pairs between two writes to the cache: what a kill can cost."""
@@ -121,6 +123,8 @@ class PairScorer:
 
     def _texts(self) -> PairStore:
         if self._store is None:
+            from searchtune.models.pairs import pair_store  # torch is opened where a pair must be scored
+
             reranker = self._load()
             texts = list(self.collection.query_texts)
             self._store = pair_store(reranker.tokenizer, texts, self.collection.documents, reranker.form)

@@ -16,7 +16,7 @@ import numpy as np
 from searchtune.data.named import NamedQrels, align_to_collection
 from searchtune.data.trec import read_trec_run
 from searchtune.errors import ArtifactError, ConfigError, did_you_mean
-from searchtune.retrieval.bm25 import BM25Index
+from searchtune.retrieval.bm25 import BM25Index, kept_bm25
 from searchtune.retrieval.dense import without_self
 from searchtune.retrieval.exact import ExactIndex
 from searchtune.retrieval.faiss_index import Factory, FaissIndex, Flat, Hnsw, Ivf, Kind, Pq, Sq, kind_text
@@ -54,15 +54,16 @@ class Ranker(Protocol):
 
 @dataclass
 class WordRanker:
-    """BM25."""
+    """BM25; with a folder to keep indexes in, that of the same documents is made once."""
 
     collection: Collection
+    keep: Path | None = None
     cost: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        start = time.perf_counter()
-        self.index = BM25Index(self.collection.documents)
-        self.cost["index_seconds"] = round(time.perf_counter() - start, 2)
+        documents = self.collection.documents
+        self.index = BM25Index(documents) if self.keep is None else kept_bm25(documents, self.keep)
+        self.cost["index_seconds"] = round(self.index.build_seconds, 2)
 
     def rank(self, request: Request, earlier: Runs) -> Run:
         texts = [self.collection.query_texts[int(query)] for query in request.queries]

@@ -3,10 +3,12 @@
 import random
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from searchtune.data import near
 from searchtune.data.near import components, near_groups, near_pairs, normalise, shingles
 
 
@@ -74,3 +76,16 @@ def test_components_are_named_by_their_smallest_member(graph):
             for member in list(group):
                 group |= reach[member]
     assert components(count, links) == [min(group) for group in reach]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
+def test_all_pairs_and_minhash_find_the_same(monkeypatch, threshold):
+    random = np.random.default_rng(3)
+    words = np.array([f"word{i}" for i in range(60)])
+    left = [" ".join(words[np.sort(random.choice(60, 25, replace=False))]) for _ in range(30)]
+    right = [*left[:10], *(text.replace("word7 ", "") for text in left), "", "!", "word1"]
+    every = near_pairs(left, right, threshold)
+    monkeypatch.setattr(near, "_ALL_PAIRS", 0)
+    assert near_pairs(left, right, threshold) == every
+    assert len(every) >= 10
+    assert near_pairs(left, ["", "   "], threshold) == []

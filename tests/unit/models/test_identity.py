@@ -99,3 +99,37 @@ def test_an_adapter_without_weights(model, adapter):
     (adapter / ADAPTER_WEIGHTS).unlink()
     with pytest.raises(ModelError, match=r"adapter_model\.safetensors: missing"):
         identity(model, adapter=adapter)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int64", "uint8", "bool"])
+def test_weights_are_hashed_as_torch_reads_them(tmp_path, dtype):
+    """The file is read without torch; cards hold hashes that were made with it."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from searchtune.storage.fingerprint import Fingerprint
+
+    tensors = {"b.weight": torch.arange(6).reshape(2, 3).to(getattr(torch, dtype)), "a": torch.ones(())}
+    save_file({**tensors, "c": torch.zeros(0, 4)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    digest = Fingerprint()
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name).contiguous()
+            digest.add(name, str(tensor.dtype), str(tuple(tensor.shape)))
+            digest.add_array(tensor.reshape(-1).view(torch.uint8).numpy())
+    assert weights_sha256(tmp_path) == digest.hexdigest()
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64, (9).to_bytes(8, "little") + b'{"a":1}  ', None])
+def test_broken_weights_are_named(tmp_path, content):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(100)}, file)
+    file.write_bytes(file.read_bytes()[:-4] if content is None else content)
+    with pytest.raises(ModelError, match="model.safetensors: cannot be read as safetensors"):
+        weights_sha256(tmp_path)
+
+
+def test_a_dtype_by_name_is_the_same_identity(model):
+    assert identity(model, dtype="float32") == identity(model, dtype=torch.float32)

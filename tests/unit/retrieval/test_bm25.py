@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from searchtune.errors import ArtifactError, ConfigError
-from searchtune.retrieval.bm25 import BM25Index
+from searchtune.retrieval.bm25 import BM25Index, kept_bm25
 from searchtune.retrieval.exact import ExactIndex
 from searchtune.retrieval.store import load_index, save_index
 from searchtune.types import NO_DOC
@@ -150,3 +150,49 @@ def test_an_index_of_something_else(tmp_path):
     save_index(ExactIndex(np.eye(3, dtype=np.float32)), tmp_path / "dense", "aa11")
     with pytest.raises(ArtifactError, match="kind 'exact', not bm25"):
         BM25Index.load(tmp_path / "dense", "aa11")
+
+
+def test_a_kept_index_is_made_once_and_ranks_alike(tmp_path, monkeypatch):
+    first = kept_bm25(DOCUMENTS, tmp_path / "bm25")
+    monkeypatch.setattr("bm25s.BM25.index", None)  # cannot be called
+    again = kept_bm25(DOCUMENTS, tmp_path / "bm25")
+    queries, texts = np.arange(2), [DOCUMENTS[0], DOCUMENTS[-1]]
+    one, other = (index.search(queries, texts, 3) for index in (first, again))
+    assert one.docs.tolist() == other.docs.tolist()
+    assert one.scores.tolist() == other.scores.tolist()
+    assert first.build_seconds == again.build_seconds > 0
+
+
+def test_a_kept_index_of_other_documents_is_another_one(tmp_path):
+    kept_bm25(DOCUMENTS, tmp_path)
+    assert kept_bm25([*DOCUMENTS, "one more text"], tmp_path).documents == len(DOCUMENTS) + 1
+    assert kept_bm25([], tmp_path).documents == 0
+    assert kept_bm25([], tmp_path).empty
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "unmarked"])
+def test_a_damaged_kept_index_is_made_again(tmp_path, harm):
+    kept_bm25(DOCUMENTS, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    if harm == "unmarked":
+        (folder / "COMPLETE.json").unlink()
+    for file in folder.glob("*.npy" if harm != "unmarked" else "none"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] if harm == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    assert kept_bm25(DOCUMENTS, tmp_path).documents == len(DOCUMENTS)
+    assert BM25Index.load(folder, folder.name).documents == len(DOCUMENTS)
+
+
+def test_the_oldest_kept_indexes_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("searchtune.retrieval.bm25._KEPT", 2)
+    (tmp_path / ".half.tmp-1").mkdir()
+    for number in range(4):
+        kept_bm25([f"text number {number}"], tmp_path)
+    assert len([one for one in tmp_path.iterdir() if not one.name.startswith(".")]) == 2
+    assert (tmp_path / ".half.tmp-1").is_dir()
+
+
+def test_an_index_that_cannot_be_kept_is_made_all_the_same(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    assert kept_bm25(DOCUMENTS, tmp_path / "file").documents == len(DOCUMENTS)

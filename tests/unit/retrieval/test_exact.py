@@ -1,5 +1,7 @@
 """Exact search and its streaming form, against a full sort: ties, odd shards, vectors on disk, broken vectors."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -213,8 +215,39 @@ def test_rows_that_fill_at_different_speed():
         scores[0] = np.arange(first, first + 100)
         if first == 1900:
             scores[1, :5] = [1, 5, 5, 3, 2]
-        best.offer(scores, first)
+        best.offer([(first, scores)])
     docs, found = best.ranked()
     assert docs[0].tolist() == list(range(1999, 1699, -1))
     assert docs[1].tolist() == [1902, 1901, 1903, 1904, 1900] + [NO_DOC] * 295
     assert np.isneginf(found[1, 5:]).all()
+
+
+def test_a_row_without_enough_documents_has_no_bound():
+    """Of 40 documents 30 have no score: nothing may be shut out by a bound."""
+    best = TopK(1, 20)
+    scores = np.full((1, 40), -np.inf, np.float32)
+    scores[0, ::4] = -5
+    best.offer([(0, scores), (40, scores[:, :8].copy())])
+    docs, _ = best.ranked()
+    assert docs[0].tolist() == [44, 40, 36, 32, 28, 24, 20, 16, 12, 8, 4, 0] + [NO_DOC] * (docs.shape[1] - 12)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 50, 400])
+@pytest.mark.parametrize("widths", [[64], [64, 64, 64, 10], [7] * 60, [400, 1]])
+def test_the_bound_shuts_out_none_of_the_best(depth, widths):
+    scores = np.random.default_rng(depth).integers(-9, 9, (5, sum(widths))).astype(np.float32)
+    starts = np.cumsum([0, *widths])
+    best = TopK(5, depth)
+    best.offer([(a, scores[:, a:b].copy()) for a, b in pairwise(starts.tolist())])
+    docs, found = best.ranked()
+    for row, (ranked, values) in enumerate(zip(docs, found, strict=True)):
+        order = np.lexsort((-np.arange(scores.shape[1]), -scores[row]))[:depth]
+        assert ranked[ranked != NO_DOC].tolist() == order.tolist()
+        assert values[ranked != NO_DOC].tolist() == scores[row, order].tolist()
+
+
+def test_few_scores_at_a_time_give_the_same_run(monkeypatch):
+    documents, queries = whole(9000, high=9), whole(70, seed=1, high=9)
+    expected = ExactIndex(documents).search(np.arange(70), queries, 300)
+    monkeypatch.setattr(streaming, "_SCORES", 1)
+    identical(ExactIndex(documents).search(np.arange(70), queries, 300), expected)

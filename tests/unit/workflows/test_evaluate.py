@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -276,3 +278,30 @@ def test_packaged_suites_and_changes():
     assert load_suite("pystdlib", ["split=dev"]).split == "dev"
     with pytest.raises(ConfigError, match="did you mean 'pystdlib'"):
         load_suite("pystdlb")
+
+
+def test_a_second_evaluation_opens_no_torch(suite, tmp_path, monkeypatch):
+    """Vectors, words and weights' hashes are all read without it; seconds of imports are the most of a small suite."""
+    monkeypatch.setattr("searchtune.models.precision._bf16_pays", lambda device: False)
+    monkeypatch.setattr("searchtune.models.precision.device_type", lambda: "cpu")
+    (first,) = run_suite(suite(), tmp_path / "one", cache=EmbeddingCache(tmp_path / "cache" / "embeddings"))
+    code = """
+import json, sys
+from searchtune.models import precision
+precision._bf16_pays = lambda device: False
+precision.device_type = lambda: "cpu"
+from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.specs.suite import SuiteSpec
+from searchtune.workflows.evaluate import run_suite
+suite, out, cache = json.loads(sys.argv[1]), *sys.argv[2:]
+(result,) = run_suite(SuiteSpec.model_validate(suite), out, cache=EmbeddingCache(cache))
+heavy = sorted({"torch", "transformers", "sentence_transformers", "peft"} & set(sys.modules))
+print(json.dumps({"heavy": heavy, "encoded": result.report.provenance["texts_encoded"]}))
+"""
+    words = [json.dumps(suite().model_dump(mode="json")), str(tmp_path / "two"), str(tmp_path / "cache" / "embeddings")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"heavy": [], "encoded": 0}
+    again = read_report(tmp_path / "two" / first.task / "report.json")
+    assert {name: it.metrics["ndcg@10"].mean for name, it in again.systems.items()} == means(first)
+    assert len(list((tmp_path / "cache" / "bm25").iterdir())) == 1

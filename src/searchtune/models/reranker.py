@@ -93,7 +93,7 @@ class Reranker(nn.Module):
         Shape: (pairs,) float32.
         """
         if recompute and torch.is_grad_enabled():
-            return torch.cat([checkpoint(self.score_chunk, chunk, use_reentrant=False) for chunk in chunks])  # type: ignore[arg-type]
+            return torch.cat([checkpoint(self.score_chunk, chunk, use_reentrant=False) for chunk in chunks])
         return torch.cat([self.score_chunk(chunk) for chunk in chunks])
 
     def score_chunk(self, chunk: Chunk) -> Tensor:
@@ -108,7 +108,7 @@ class Reranker(nn.Module):
         states = body(**inputs, use_cache=False).last_hidden_state  # (pairs, tokens, dim)
         last = states[torch.arange(len(states), device=states.device), chunk.mask.sum(1) - 1]
         rows = self.backbone.get_output_embeddings().weight[list(self.layout.answers)]  # (2, dim)
-        logits = last.float() @ rows.float().T
+        logits: Tensor = last.float() @ rows.float().T
         return logits[:, 0] - logits[:, 1]
 
     @torch.no_grad()

@@ -87,6 +87,10 @@ def test_a_comparison(run, reports):
     assert "before" in done.stdout
     assert "20 queries" in done.stdout
     assert json.loads(run("eval", "compare", *reports, "--json").stdout)["n"] == 20
+    other = run("eval", "compare", *reports, "--metric", "mrr@10")
+    assert (other.exit_code, "MRR@10 on 20 queries" in other.stdout) == (0, True)
+    wrong = run("eval", "compare", *reports, "--metric", "mrr@11")
+    assert (wrong.exit_code, "did you mean 'mrr@10'" in wrong.stderr) == (2, True)
 
 
 def test_tables(run, reports):

@@ -19,7 +19,7 @@ TEXTS = ["harbour tide", "old court judge", "harbour tide"]
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch):
-    monkeypatch.setattr(encode, "compute_dtype", lambda precision, device: torch.float32)
+    monkeypatch.setattr(encode, "dtype_name", lambda precision, device: "float32")
 
 
 @pytest.fixture

@@ -212,7 +212,8 @@ class _Bench:
         system = self.suite.systems[name]
         match system:
             case Bm25System():
-                return WordRanker(self.collection, self.cache and self.cache.folder.with_name("bm25"))
+                keep = None if self.cache is None else self.cache.folder.with_name("bm25")
+                return WordRanker(self.collection, keep)
             case DenseSystem():
                 return self._dense(name, system)
             case FusionSystem():

@@ -19,7 +19,7 @@ TEXTS = ["harbour tide", "old court judge", "harbour tide"]
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch):
-    monkeypatch.setattr(encode, "compute_dtype", lambda precision, device: torch.float32)
+    monkeypatch.setattr(encode, "dtype_name", lambda precision, device: "float32")
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_names_that_stand_for_nothing(finished, tmp_path):
 def test_nothing_is_loaded_where_all_is_cached(tiny_model, cache, monkeypatch):
     vectors, encoded = encode_texts(open_encoder(str(tiny_model)).documents, TEXTS, cache)
     assert encoded == 2
-    monkeypatch.setattr(encode, "load_encoder", lambda *_, **__: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(encode, "_plain", lambda *_, **__: pytest.fail("the model is loaded"))
     again, encoded = encode_texts(open_encoder(str(tiny_model)).documents, TEXTS, cache)
     assert encoded == 0
     assert np.array_equal(again, vectors)

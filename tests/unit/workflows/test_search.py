@@ -17,7 +17,7 @@ from searchtune.workflows.search import encode_file, read_texts, search_collecti
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch):
-    monkeypatch.setattr(encode, "compute_dtype", lambda precision, device: torch.float32)
+    monkeypatch.setattr(encode, "dtype_name", lambda precision, device: "float32")
 
 
 @pytest.fixture

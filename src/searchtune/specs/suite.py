@@ -58,6 +58,30 @@ class FusionSystem(Spec):
     """One a system, or `dev`: fitted on dev by the headline metric (for `rrf`, its k is)."""
 
 
+class RerankSystem(Spec):
+    """Reorders the top of a system named earlier."""
+
+    kind: Literal["rerank"]
+    of: str
+    """The system whose ranking is reranked."""
+    model: str
+    """A reranker's adapter folder or run folder, or a cross-encoder (hub id, folder, `package:NAME/path`)."""
+    depth: Positive = 50
+    """How many documents of each ranking are reranked."""
+    sweep: list[Positive] = []
+    """Further depths, shallower than `depth`, that the report compares with what they cost."""
+    blend: bool = True
+    """Weigh the first stage's scores in, where the adapter's card says how."""
+    early_exit: bool = False
+    """Stop going down a ranking as the adapter's card says."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+    @property
+    def depths(self) -> list[int]:
+        """All depths, rising."""
+        return sorted({*self.sweep, self.depth})
+
+
 class RunSystem(Spec):
     """A ranking made elsewhere."""
 
@@ -66,7 +90,7 @@ class RunSystem(Spec):
     """A TREC run file, plain or .gz; `{task}` stands for the task's name."""
 
 
-System = Annotated[Bm25System | DenseSystem | FusionSystem | RunSystem, Field(discriminator="kind")]
+System = Annotated[Bm25System | DenseSystem | FusionSystem | RerankSystem | RunSystem, Field(discriminator="kind")]
 
 
 class SuiteSpec(Spec):
@@ -120,6 +144,15 @@ class SuiteSpec(Spec):
         for place, (name, system) in enumerate(self.systems.items()):
             if isinstance(system, FusionSystem):
                 _check_fusion(name, system, names[:place])
+            if isinstance(system, RerankSystem) and system.of not in names[:place]:
+                raise ValueError(
+                    f"systems.{name} reranks {system.of!r}, which is not among the systems before it: {names[:place]}"
+                )
+            if isinstance(system, RerankSystem) and max(system.depths) > min(self.depth, system.depth):
+                raise ValueError(
+                    f"systems.{name}: depths {system.depths} go beyond its depth {system.depth} or that of the suite, "
+                    f"{self.depth}"
+                )
         return self
 
 

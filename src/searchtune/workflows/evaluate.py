@@ -28,7 +28,7 @@ from searchtune.retrieval.index import VectorIndex
 from searchtune.retrieval.tuning import tune_weights
 from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
 from searchtune.specs.card import adapter_folder
-from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, RunSystem, SuiteSpec
+from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, RerankSystem, RunSystem, SuiteSpec
 from searchtune.specs.task import TaskSpec
 from searchtune.storage.assets import find_asset
 from searchtune.storage.atomic import write_json
@@ -36,8 +36,10 @@ from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.storage.output import OutputPolicy, prepare_output
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
 from searchtune.workflows.encode import BiEncoder, CollectionVectors, encode_collection, open_encoder
+from searchtune.workflows.open_reranker import exit_of, open_reranker
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
+from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs, with_reranking_time
 from searchtune.workflows.systems import (
     FileRanker,
     FusedRanker,
@@ -184,7 +186,7 @@ class _Bench:
         self.progress.stage(f"{collection.name}: ranking")
         qrels = self._folded(collection.qrels[suite.split])
         runs, milliseconds = self._runs(qrels, None)
-        costs = costs_of(self.rankers, milliseconds)
+        costs = with_reranking_time(costs_of(self.rankers, milliseconds), self.rankers)
         for name, exact in self.losses.items():
             costs[name]["exact_loss"] = self._loss(name, exact, runs[name], qrels)
         seen, rest = self._overlap(qrels)
@@ -205,6 +207,7 @@ class _Bench:
             metrics=suite.metrics,
             headline=suite.headline,
             tags=collection.query_tags,
+            trade_offs=trade_offs(self.rankers, runs, costs),
         )
         return build_report(evidence, seed=suite.seed), runs
 
@@ -218,9 +221,19 @@ class _Bench:
                 return self._dense(name, system)
             case FusionSystem():
                 return FusedRanker(system.of, self._fusion(system))
+            case RerankSystem():
+                return self._reranker(name, system)
             case RunSystem():
                 file = Path(system.file.format(task=self.collection.name)).expanduser()
                 return FileRanker(file, self.collection, self.suite.split)
+
+    def _reranker(self, name: str, system: RerankSystem) -> RerankRanker:
+        opened = open_reranker(system.model, precision=system.precision)
+        scorer = PairScorer(self.collection, opened.load, cache=self.cache, key=opened.key)
+        self._note_training(name, system.model)
+        blend = opened.card.blend if opened.card is not None and system.blend else None
+        rule = exit_of(opened) if system.early_exit else None
+        return RerankRanker(system.of, scorer, system.depth, blend, rule, system.depths if system.sweep else [])
 
     def _dense(self, name: str, system: DenseSystem) -> VectorRanker:
         encoder = open_encoder(
@@ -234,7 +247,7 @@ class _Bench:
         splits = [split for split in dict.fromkeys((self.suite.split, DEV)) if self._needs(split)]
         vectors = encode_collection(self.collection, encoder, self.cache, splits=splits, progress=self.progress)
         self.encoded += vectors.encoded
-        self._note_training(name, system)
+        self._note_training(name, system.model)
         index = self._index(system, encoder, vectors.documents)
         if not index.exact:
             self.losses[name] = ExactIndex(vectors.documents)
@@ -261,9 +274,9 @@ class _Bench:
         fitted = any(isinstance(it, FusionSystem) and it.weights == DEV for it in self.suite.systems.values())
         return fitted and split in self.collection.qrels
 
-    def _note_training(self, name: str, system: DenseSystem) -> None:
+    def _note_training(self, name: str, model: str) -> None:
         """Remember which documents of this collection an adapter was trained on."""
-        file = adapter_folder(system.model) / "train_positives.json"
+        file = adapter_folder(model) / "train_positives.json"
         if file.is_file():
             self.tuned.append(name)
             places = self.collection.doc_index

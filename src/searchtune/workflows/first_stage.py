@@ -21,6 +21,7 @@ from searchtune.workflows.systems import (
     Request,
     VectorRanker,
     WordRanker,
+    kept_indexes,
     open_index,
     rank_all,
 )
@@ -44,7 +45,7 @@ class FirstStage:
             progress.stage(f"{collection.name}: {name}")
             match system:
                 case Bm25System():
-                    self.rankers[name] = WordRanker(collection)
+                    self.rankers[name] = WordRanker(collection, kept_indexes(cache))
                 case DenseSystem():
                     self.rankers[name], _ = open_dense(system, collection, splits, cache, progress)
                 case FusionSystem() if system.weights != "dev":

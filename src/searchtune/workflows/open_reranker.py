@@ -15,6 +15,7 @@ from searchtune.models.identity import identify_reranker
 from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.retrieval.cache import EncoderKey
+from searchtune.retrieval.early_exit import EarlyExit
 from searchtune.specs.card import CARD_FILE, RerankerCard, adapter_folder
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ def open_reranker(
     )
     load = once(partial(_plain, name, root, dtype, max_tokens, template))
     return OpenReranker(name, EncoderKey(fields, name), load, None)
+
+
+def exit_of(opened: OpenReranker) -> EarlyExit:
+    """The early exit that was fitted for a reranker; a `ConfigError` where there is none."""
+    if opened.card is None or opened.card.early_exit is None:
+        raise ConfigError(f"{opened.name}: no early exit was fitted for it (that needs a dev split)")
+    rule = opened.card.early_exit
+    return EarlyExit(int(rule["step"]), float(rule["margin"]), int(rule["keep"]))
 
 
 def _tuned(folder: Path, base: str | None, dtype: str) -> Reranker:

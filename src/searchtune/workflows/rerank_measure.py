@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from searchtune.data.leakage import residual, seen_mask
-from searchtune.evaluation import CostedRun, Evidence, Report, build_report, write_report
+from searchtune.evaluation import Evidence, Report, build_report, write_report
 from searchtune.evaluation.page import write_page
-from searchtune.specs.card import FittedBlend
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.types import Collection, IntArray, Qrels, Run
 from searchtune.workflows.first_stage import FirstStage
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
 from searchtune.workflows.rerank_dev import Fitted
-from searchtune.workflows.reranking import PairScorer, RerankRanker, with_reranking_time
+from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs, with_reranking_time
 from searchtune.workflows.systems import Request, costs_of, rank_all
 
 DEPTH = 100
@@ -58,6 +57,7 @@ def measure_reranker(subject: Reranked, folder: Path) -> Report:
     runs, milliseconds = rank_all(rankers, collection, Request(qrels.queries, depth))
     left = residual(qrels, subject.train_positives, collection.min_grade)
     rest, _ = rank_all(rankers, collection, Request(left.queries, depth, subject.train_positives))
+    costs = with_reranking_time(costs_of(rankers, milliseconds), rankers)
     best = BLENDED if BLENDED in rerankers else TUNED
     others = [name for name in rerankers if name != best]
     report = build_report(
@@ -72,11 +72,11 @@ def measure_reranker(subject: Reranked, folder: Path) -> Report:
             seen=seen_mask(subject.train_positives, qrels, collection.min_grade),
             residual=(left, rest),
             training=subject.training,
-            costs=with_reranking_time(costs_of(rankers, milliseconds), rankers),
+            costs=costs,
             provenance=_provenance(subject),
             tags=collection.query_tags,
             retrieval=alone,
-            trade_offs=_trade_offs(subject, runs[alone], best, milliseconds[alone]),
+            trade_offs=trade_offs(rankers, runs, costs),
             calibration=_calibration(subject, runs[alone]),
         ),
         seed=recipe.seed,
@@ -90,34 +90,13 @@ def _rerankers(subject: Reranked) -> dict[str, RerankRanker]:
     recipe, fitted = subject.recipe, subject.fitted
     alone, depth, blend = recipe.reranked, recipe.depth, fitted.card_blend
     found = {} if subject.base is None else {BASE: RerankRanker(alone, subject.base, depth)}
-    found[TUNED] = RerankRanker(alone, subject.tuned, depth)
+    depths = sorted({*recipe.sweep, depth})
+    found[TUNED] = RerankRanker(alone, subject.tuned, depth, sweep=depths if blend is None else ())
     if blend is not None:
-        found[BLENDED] = RerankRanker(alone, subject.tuned, depth, blend)
+        found[BLENDED] = RerankRanker(alone, subject.tuned, depth, blend, sweep=depths)
     if fitted.rule is not None:
         found[EARLY] = RerankRanker(alone, subject.tuned, depth, blend, fitted.rule)
     return found
-
-
-def _trade_offs(subject: Reranked, run: Run, best: str, first_stage_ms: float) -> dict[str, list[CostedRun]]:
-    """The tuned reranker, blended where a blend was fitted, at every depth of the sweep."""
-    recipe, qrels = subject.recipe, subject.qrels
-    blend: FittedBlend | None = subject.fitted.card_blend
-    points = []
-    for depth in sorted({*recipe.sweep, recipe.depth}):
-        ranker = RerankRanker(recipe.reranked, subject.tuned, depth, blend)
-        reranked = ranker.rank(Request(qrels.queries, run.depth), {recipe.reranked: run})
-        cost = float(ranker.cost.get("rerank_ms_per_query", float("nan")))
-        points.append(
-            CostedRun(
-                name=f"top {depth}",
-                depth=depth,
-                run=reranked,
-                pairs_per_query=float(ranker.cost["pairs_per_query"]),
-                ms_per_query=first_stage_ms + cost,
-                chosen=depth == recipe.depth,
-            )
-        )
-    return {best: points}
 
 
 def _calibration(subject: Reranked, run: Run) -> dict[str, Any]:

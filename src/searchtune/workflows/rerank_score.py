@@ -14,15 +14,14 @@ import numpy as np
 from searchtune.data.named import NamedRun
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.data.trec import read_trec_run, write_trec_run
-from searchtune.errors import ConfigError, DataError
+from searchtune.errors import DataError
 from searchtune.metrics.calibration import Calibration
 from searchtune.models.pairs import pair_store
 from searchtune.retrieval.cache import EmbeddingCache
-from searchtune.retrieval.early_exit import EarlyExit
 from searchtune.specs.card import RerankerCard
 from searchtune.storage.atomic import atomic_write
 from searchtune.types import NO_DOC, Collection, IntArray, Run
-from searchtune.workflows.open_reranker import OpenReranker
+from searchtune.workflows.open_reranker import OpenReranker, exit_of
 from searchtune.workflows.reranking import PairScorer, RerankRanker
 from searchtune.workflows.systems import Request
 
@@ -72,7 +71,7 @@ def score_run(
         scorer,
         depth or (card.depth if card is not None else run.depth),
         card.blend if card is not None and blend else None,
-        _exit_of(opened) if early_exit else None,
+        exit_of(opened) if early_exit else None,
     )
     reranked = ranker.rank(Request(run.queries, run.depth), {_GIVEN: run})
     write_trec_run(Path(out).expanduser(), NamedRun(named.tag, collection.query_ids, collection.doc_ids, reranked))
@@ -132,13 +131,6 @@ def _positions(ids: Any, places: IntArray, index: dict[str, int], what: str, col
         )
     translated = {int(place): index[ids[int(place)]] for place in np.unique(places)}
     return np.array([translated[int(place)] for place in places], dtype=np.int64)
-
-
-def _exit_of(opened: OpenReranker) -> EarlyExit:
-    if opened.card is None or opened.card.early_exit is None:
-        raise ConfigError(f"{opened.name}: no early exit was fitted for it (that needs a dev split)")
-    rule = opened.card.early_exit
-    return EarlyExit(int(rule["step"]), float(rule["margin"]), int(rule["keep"]))
 
 
 def _calibration_of(card: RerankerCard | None) -> Calibration | None:

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from searchtune.data.groups import PairScores
+from searchtune.evaluation import CostedRun
 from searchtune.retrieval.cache import EmbeddingCache, EncoderKey
 from searchtune.retrieval.early_exit import EarlyExit
 from searchtune.retrieval.reorder import blended, reordered
 from searchtune.specs.card import FittedBlend
 from searchtune.types import NO_DOC, Collection, FloatArray, IntArray, Run
-from searchtune.workflows.systems import Request, Runs
+from searchtune.workflows.systems import Ranker, Request, Runs
 
 if TYPE_CHECKING:
     from searchtune.models.pairs import PairStore
@@ -147,6 +148,8 @@ class RerankRanker:
     """Weigh the first stage's scores in; None orders by the reranker alone."""
     exit: EarlyExit | None = None
     """Stop going down a ranking early; None reranks all `depth` documents."""
+    sweep: Sequence[int] = ()
+    """Depths that a report compares."""
     cost: dict[str, Any] = field(default_factory=dict)
 
     def rank(self, request: Request, earlier: Runs) -> Run:
@@ -174,6 +177,28 @@ class RerankRanker:
             scores[places] = self.scorer.of_places(run, places)[places]
             active &= rule.goes_on(scores[:, :stop])
         return scores
+
+
+def trade_offs(
+    rankers: Mapping[str, Ranker], runs: Runs, costs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[CostedRun]]:
+    """What each reranker with a sweep makes of its first stage at every depth, without early exit, and at what cost."""
+    return {
+        name: _sweep(ranker, runs[ranker.of], float(costs[ranker.of]["search_ms_per_query"]))
+        for name, ranker in rankers.items()
+        if isinstance(ranker, RerankRanker) and ranker.sweep
+    }
+
+
+def _sweep(ranker: RerankRanker, run: Run, first_stage_ms: float) -> list[CostedRun]:
+    points = []
+    for depth in ranker.sweep:
+        at = RerankRanker(ranker.of, ranker.scorer, depth, ranker.blend)
+        reranked = at.rank(Request(run.queries, run.depth), {ranker.of: run})
+        milliseconds = first_stage_ms + float(at.cost.get("rerank_ms_per_query", float("nan")))
+        pairs = float(at.cost["pairs_per_query"])
+        points.append(CostedRun(reranked, depth, milliseconds, pairs, chosen=depth == ranker.depth))
+    return points
 
 
 def with_reranking_time(

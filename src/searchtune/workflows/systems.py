@@ -17,6 +17,7 @@ from searchtune.data.named import NamedQrels, align_to_collection
 from searchtune.data.trec import read_trec_run
 from searchtune.errors import ArtifactError, ConfigError, did_you_mean
 from searchtune.retrieval.bm25 import BM25Index, kept_bm25
+from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.dense import without_self
 from searchtune.retrieval.exact import ExactIndex
 from searchtune.retrieval.faiss_index import Factory, FaissIndex, Flat, Hnsw, Ivf, Kind, Pq, Sq, kind_text
@@ -68,6 +69,11 @@ class WordRanker:
     def rank(self, request: Request, earlier: Runs) -> Run:
         texts = [self.collection.query_texts[int(query)] for query in request.queries]
         return self.index.search(request.queries, texts, request.depth, exclude=request.exclude)
+
+
+def kept_indexes(cache: EmbeddingCache | None) -> Path | None:
+    """Where BM25 indexes are kept beside an embedding cache; None without one."""
+    return None if cache is None else cache.folder.with_name("bm25")
 
 
 @dataclass

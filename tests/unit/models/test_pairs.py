@@ -15,7 +15,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    return AutoTokenizer.from_pretrained(
+        tiny_model, model_input_names=["input_ids", "token_type_ids", "attention_mask"]
+    )
 
 
 TEXTS = ["a", "", "b c d e f", "x " * 40, "q w e r t y u i o p " * 3, "0 1 2 3 4 5 6 7 8 9"]

@@ -61,7 +61,9 @@ def test_a_saved_head_is_not_new(tiny_model, tmp_path):
     assert np.allclose(all_scores(reranker), all_scores(reopened), atol=1e-6)
 
 
-@pytest.mark.parametrize(("model", "head"), [("tiny_model", ["bert.pooler", "classifier"]), ("tiny_llama_model", ["score"])])
+@pytest.mark.parametrize(
+    ("model", "head"), [("tiny_model", ["bert.pooler", "classifier"]), ("tiny_llama_model", ["score"])]
+)
 def test_the_head_is_trained_whole_and_in_float32(request, model, head):
     reranker = loaded(request.getfixturevalue(model), dtype=torch.bfloat16, attention="eager")
     assert head_modules(reranker.backbone) == head
@@ -81,7 +83,9 @@ def test_recomputed_gradients_are_the_same(tiny_model):
     grads = []
     for recompute in (False, True):
         reranker = loaded(tiny_model, attention="eager")
-        adapter = add_lora(reranker, LoraMethod(rank=2, alpha=4), seed=1, task_type="SEQ_CLS", head=reranker.head_modules)
+        adapter = add_lora(
+            reranker, LoraMethod(rank=2, alpha=4), seed=1, task_type="SEQ_CLS", head=reranker.head_modules
+        )
         store = pair_store(reranker.tokenizer, QUERIES, DOCUMENTS, reranker.form)
         chunks = [store.chunk(np.array([i]), np.array([i]), CPU) for i in (0, 1)]
         reranker(chunks, recompute=recompute).square().sum().backward()

@@ -29,8 +29,8 @@ _FEW_ROWS, _MANY_ROWS = 16, 64
 _MANY = 1024
 _PROBE = (5, 16, 1, 33, 33, 2)
 """Lengths of the texts on which the library's states are compared."""
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Largest error of a token's state over its norm: 10 times and 5 times what rounding gave."""
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+"""Largest difference of a token's state over its norm. Rounding gave 3e-6 and .026 with 6 layers; more give more."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class Encoder(nn.Module):
         self.layout = layout
         self._fast: tuple[object, FastBert | None] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: not the fast forward pass, whose weights cannot be copied; it makes its own."""
+        return {**self.__dict__, "_fast": None}
+
     @property
     def device(self) -> torch.device:
         device: torch.device = next(self.backbone.parameters()).device

@@ -305,6 +305,14 @@ def test_gradients_pass_it_by(tiny_model, texts, monkeypatch):
         encoder.encode_chunk(chunk)
 
 
+def test_an_encoder_that_has_encoded_can_be_copied(tiny_model, texts):
+    encoder = load_encoder(tiny_model, dtype=torch.float32, device=CPU)
+    vectors = encoder.encode(texts, max_tokens=64)
+    twin = copy.deepcopy(encoder)
+    assert twin._fast is None
+    assert np.abs(twin.encode(texts, max_tokens=64) - vectors).max() < 1e-6
+
+
 def test_another_architecture_is_left_to_the_library(tiny_llama_model):
     encoder = load_encoder(tiny_llama_model, dtype=torch.float32, device=CPU)
     assert fast_bert(encoder.backbone) is None

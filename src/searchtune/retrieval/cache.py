@@ -19,7 +19,6 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +41,7 @@ from searchtune.retrieval.segments import (
 )
 from searchtune.storage.atomic import sweep, temporary_beside, write_json
 from searchtune.storage.fingerprint import sha256_json
+from searchtune.storage.places import cache_root
 from searchtune.types import FloatArray, IntArray
 
 KeyValue = str | int | float | bool | None
@@ -316,13 +316,8 @@ class EmbeddingCache:
 
 
 def default_folder() -> Path:
-    """`embeddings` in `$SEARCHTUNE_CACHE`, or in the user's cache folder (XDG Base Directory; ~/Library on macOS)."""
-    home = os.environ.get("SEARCHTUNE_CACHE")
-    if home:
-        return Path(home).expanduser() / "embeddings"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "searchtune" / "embeddings"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "searchtune" / "embeddings"
+    """`embeddings` in searchtune's cache folder."""
+    return cache_root() / "embeddings"
 
 
 def text_hashes(texts: Sequence[str]) -> HashArray:

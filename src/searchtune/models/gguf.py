@@ -7,7 +7,7 @@
 From then on every library opens the folder as any other base. The weights are dequantised in float32 and kept in the
 smallest type that loses nothing the file has: float16 for quantised files (their scales are float16, so rounding to
 its 11 bits is no coarser than what the file itself was rounded to; bfloat16 would drop three of these bits), bfloat16
-and float32 for files that hold these. `config.json` names bfloat16 as the type to compute in where float16 is stored,
+and float32 for files that hold these. Vectors that 16 bits do not hold stay float32. `config.json` names bfloat16 as the type to compute in where float16 is stored,
 for models of this kind are trained in bfloat16 and may overflow in float16.
 """
 
@@ -128,8 +128,9 @@ def _convert(file: Path, folder: Path, origin: dict[str, Any]) -> None:
             f"{file}: transformers cannot open this model of architecture {origin.get('general.architecture')!r} "
             f"({error}); name the model's Hugging Face folder instead"
         ) from error
-    dtype = _storage_dtype(model, origin["matrices"])
-    model.to(dtype).save_pretrained(folder)
+    dtype = _storage_dtype(file, model, origin["matrices"])
+    _round(model, dtype)
+    model.save_pretrained(folder)
     _edit_json(
         folder / "config.json",
         drop=("quantization_config", "_name_or_path", "_model_name_or_path"),
@@ -146,7 +147,7 @@ def _convert(file: Path, folder: Path, origin: dict[str, Any]) -> None:
     write_json(folder / ORIGIN_FILE, {**origin, "stored_as": str(dtype).removeprefix("torch.")})
 
 
-def _storage_dtype(model: Any, matrices: Mapping[str, int]) -> torch.dtype:
+def _storage_dtype(file: Path, model: Any, matrices: Mapping[str, int]) -> torch.dtype:
     """The smallest type that holds what the file holds; see the head of this module.
 
     A number beyond float16's range, which float16 scales allow, makes it float32.
@@ -157,8 +158,16 @@ def _storage_dtype(model: Any, matrices: Mapping[str, int]) -> torch.dtype:
         return torch.bfloat16
     largest = max(float(tensor.abs().max()) for tensor in model.state_dict().values() if tensor.is_floating_point())
     if not math.isfinite(largest):
-        raise ModelError("the weights hold NaN or infinity: the file is damaged; download it again")
+        raise ModelError(f"{file}: its weights hold NaN or infinity: damaged; download it again")
     return torch.float16 if largest <= torch.finfo(torch.float16).max else torch.float32
+
+
+def _round(model: Any, dtype: torch.dtype) -> None:
+    """Give the matrices `dtype`, and so the vectors that it holds exactly; other vectors stay float32, as in the file."""
+    for parameter in model.parameters():
+        rounded = parameter.data.to(dtype)
+        if parameter.ndim > 1 or torch.equal(rounded.float(), parameter.data):
+            parameter.data = rounded
 
 
 def _cut_as_llama_cpp(file: Path, tokenizer: Any, origin: Mapping[str, Any]) -> None:

@@ -7,8 +7,9 @@
 From then on every library opens the folder as any other base. The weights are dequantised in float32 and kept in the
 smallest type that loses nothing the file has: float16 for quantised files (their scales are float16, so rounding to
 its 11 bits is no coarser than what the file itself was rounded to; bfloat16 would drop three of these bits), bfloat16
-and float32 for files that hold these. Vectors that 16 bits do not hold stay float32. `config.json` names bfloat16 as the type to compute in where float16 is stored,
-for models of this kind are trained in bfloat16 and may overflow in float16.
+and float32 for files that hold these. Vectors that 16 bits do not hold stay float32. Where float16 is stored,
+`config.json` names bfloat16 as the type to compute in: models of this kind are trained in it and may overflow in
+float16.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def _storage_dtype(file: Path, model: Any, matrices: Mapping[str, int]) -> torch
 
 
 def _round(model: Any, dtype: torch.dtype) -> None:
-    """Give the matrices `dtype`, and so the vectors that it holds exactly; other vectors stay float32, as in the file."""
+    """Give `dtype` to the matrices and to vectors that it holds exactly; other vectors stay float32, as in the file."""
     for parameter in model.parameters():
         rounded = parameter.data.to(dtype)
         if parameter.ndim > 1 or torch.equal(rounded.float(), parameter.data):

@@ -4,6 +4,7 @@ Skipped without bitsandbytes.
 """
 
 import importlib.util
+import logging
 import warnings
 
 import numpy as np
@@ -130,3 +131,11 @@ def test_without_bitsandbytes(tiny_causal, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find(name))
     with pytest.raises(MissingExtraError, match=r"pip install 'searchtune\[llm\]'"):
         load(tiny_causal)
+
+
+def test_the_advice_to_install_kernels_is_dropped(caplog):
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    with caplog.at_level(logging.WARNING):
+        logger.warning("Failed to load: %s. Please make sure you already `pip install kernels`", "No module")
+        logger.warning("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]

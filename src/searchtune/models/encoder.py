@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoTokenizer
 
 from searchtune.errors import ModelError
-from searchtune.models.fast_bert import FastBert, fast_bert, fits, state
+from searchtune.models.fast_bert import Shortcut
 from searchtune.models.inputs import Chunk, Store, length_sorted_chunks, tokenise
 from searchtune.models.layout import Layout, Pooling, read_layout
 from searchtune.models.quiet import quiet
@@ -39,11 +39,7 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.layout = layout
-        self._fast: tuple[object, FastBert | None] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: not the fast forward pass, whose weights cannot be copied; it makes its own."""
-        return {**self.__dict__, "_fast": None}
+        self._fast = Shortcut()
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +60,7 @@ class Encoder(nn.Module):
         """Only an adapter's own dropout follows `mode`: the frozen base never drops anything."""
         super().train(mode)
         if mode and any(parameter.requires_grad for parameter in self.backbone.parameters()):
-            self._fast = None  # no second copy of the weights while they are trained
+            self._fast.drop()  # no second copy of the weights while they are trained
         train_adapter(self.backbone, mode)
         return self
 
@@ -85,7 +81,7 @@ class Encoder(nn.Module):
     def encode_chunk(self, chunk: Chunk) -> Tensor:
         """Vectors of one chunk. Shape: (texts, dim) float32."""
         hidden = chunk.hidden.to(self.dtype) if chunk.hidden is not None else None
-        fast = self._fast_backbone(chunk.mask)
+        fast = None if self.training else self._fast.of(self.backbone, chunk.mask)
         states = (
             self.backbone(input_ids=chunk.ids, inputs_embeds=hidden, attention_mask=chunk.mask).last_hidden_state
             if fast is None
@@ -93,15 +89,6 @@ class Encoder(nn.Module):
         )
         vectors = pool(states, chunk.mask, self.layout.pooling)  # (texts, dim)
         return nn.functional.normalize(vectors, dim=-1) if self.layout.normalise else vectors
-
-    def _fast_backbone(self, mask: Tensor) -> FastBert | None:
-        """The fast forward pass with the present weights, where there is one and no gradient is wanted."""
-        if torch.is_grad_enabled() or self.training or mask.device.type != "cpu" or not fits(mask):
-            return None
-        now = state(self.backbone)
-        if self._fast is None or self._fast[0] != now:
-            self._fast = now, fast_bert(self.backbone)
-        return self._fast[1]
 
     @torch.no_grad()
     def encode_store(self, store: Store, texts: IntArray | None = None, *, tokens_per_chunk: int = 8192) -> FloatArray:

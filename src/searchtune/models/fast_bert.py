@@ -276,6 +276,30 @@ def _gather(runs: list[_Run], padded: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+class Shortcut:
+    """The fast forward pass of one backbone, made anew whenever its weights have changed."""
+
+    def __init__(self) -> None:
+        self._made: tuple[object, FastBert | None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: nothing, since packed weights cannot be copied; it makes its own."""
+        return {"_made": None}
+
+    def of(self, backbone: Any, mask: Tensor) -> FastBert | None:
+        """The fast pass for texts of this mask with the present weights; None where the library's has to be used."""
+        if torch.is_grad_enabled() or mask.device.type != "cpu" or not fits(mask):
+            return None
+        now = state(backbone)
+        if self._made is None or self._made[0] != now:
+            self._made = now, fast_bert(backbone)
+        return self._made[1]
+
+    def drop(self) -> None:
+        """Hold no second copy of the weights."""
+        self._made = None
+
+
 def fits(mask: Tensor) -> bool:
     """Whether every text has a token, and its padding only on the right, as `FastBert` takes for granted."""
     return bool(mask.numel() and mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all())
@@ -308,14 +332,21 @@ def _suits(backbone: Any) -> bool:
     if f"{kind.__module__}.{kind.__qualname__}" != _BERT:
         return False
     config = backbone.config
-    base = [parameter for name, parameter in backbone.named_parameters() if "lora_" not in name]  # LoRA may be float32
+    read = [
+        module for name, module in backbone.named_modules() if not name.startswith("pooler")
+    ]  # states need no pooler
+    base = [  # LoRA may be float32
+        parameter
+        for name, parameter in backbone.named_parameters()
+        if "lora_" not in name and not name.startswith("pooler")
+    ]
     linears = [m for layer in backbone.encoder.layer for name, m in layer.named_modules() if name in _LINEARS]
     return (
         config.hidden_act == "gelu"
         and not (config.is_decoder or config.add_cross_attention)
         and {parameter.dtype for parameter in base} in ({torch.float32}, {torch.bfloat16})
         and all(parameter.device.type == "cpu" for parameter in backbone.parameters())
-        and not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.modules())
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in read)
         and all(type(linear) is nn.Linear or _is_lora(linear) for linear in linears)
     )
 

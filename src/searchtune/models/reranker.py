@@ -18,10 +18,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+)
 
 from searchtune.errors import ConfigError, ModelError
 from searchtune.models.encoder import Attention, inference, train_adapter
+from searchtune.models.fast_bert import Shortcut
 from searchtune.models.inputs import Chunk, length_sorted_chunks
 from searchtune.models.layers import layer_stack
 from searchtune.models.pairs import PairFormat, PairStore, template_format, tokenizer_format
@@ -57,6 +63,7 @@ class Reranker(nn.Module):
         self.layout = layout
         self.fresh_head = fresh_head
         """Whether the base had no head of its own, so that scores mean nothing before training."""
+        self._fast = Shortcut()
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +91,8 @@ class Reranker(nn.Module):
     def train(self, mode: bool = True) -> Reranker:
         """Only an adapter's own dropout follows `mode`: the frozen base and the head never drop anything."""
         super().train(mode)
+        if mode and any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self._fast.drop()  # no second copy of the weights while they are trained
         train_adapter(self.backbone, mode)
         return self
 
@@ -98,6 +107,12 @@ class Reranker(nn.Module):
 
     def score_chunk(self, chunk: Chunk) -> Tensor:
         """Scores of one chunk: logits, without an activation. Shape: (pairs,) float32."""
+        if type(self.backbone) is BertForSequenceClassification and not self.training:
+            body = self.backbone.bert
+            fast = self._fast.of(body, chunk.mask)
+            if fast is not None:
+                states = fast(chunk.mask, ids=chunk.ids, types=chunk.segments)
+                return self.backbone.classifier(body.pooler(states))[:, 0].float()
         inputs: dict[str, Tensor | None] = {"input_ids": chunk.ids, "attention_mask": chunk.mask}
         if chunk.segments is not None:
             inputs["token_type_ids"] = chunk.segments

@@ -1,4 +1,4 @@
-"""Where a base model comes from: a folder, a hub id, or a folder inside an installed package; and its fingerprint."""
+"""Where a base model comes from: a folder, a hub id, a GGUF file, or one inside a package; and its fingerprint."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from searchtune.errors import ModelError
+from searchtune.models.gguf import SUFFIX, converted
 from searchtune.storage.fingerprint import Fingerprint
 
 _TOKENIZER_FILES = (
@@ -43,18 +44,22 @@ _NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
 def resolve_model(base: str, revision: str | None = None) -> Path:
     """The local folder of a model.
 
-    `base` is `package:NAME/path` (a folder inside an installed Python package), a folder, or a hub id such as
-    `sentence-transformers/all-MiniLM-L6-v2`, which is downloaded once, safetensors and JSON only.
+    `base` is `package:NAME/path` (a folder or GGUF file inside an installed Python package), a folder, the path of a
+    GGUF file, or a hub id such as `sentence-transformers/all-MiniLM-L6-v2`, which is downloaded once, safetensors and
+    JSON only. A GGUF file is converted once into a folder in searchtune's cache.
 
     Raises:
-        ModelError: the package is not installed, the folder holds no model, or the hub cannot be reached.
+        ModelError: the package is not installed, the folder or file holds no model, or the hub cannot be reached.
+        MissingExtraError: a GGUF file, and the package `gguf` is not installed.
     """
     if base.startswith("package:"):
         folder = _inside_package(base.removeprefix("package:"))
-    elif Path(base).expanduser().is_dir():
+    elif base.endswith(SUFFIX) or Path(base).expanduser().is_dir():
         folder = Path(base).expanduser().resolve()
     else:
         folder = _from_hub(base, revision)
+    if folder.name.endswith(SUFFIX):
+        return converted(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{base}: {folder} has no config.json, so it is no transformers model folder")
     return folder
@@ -69,10 +74,16 @@ def _inside_package(reference: str) -> Path:
         )
     root = Path(next(iter(spec.submodule_search_locations))).resolve()
     folder = (root / inner).resolve()
-    if not folder.is_relative_to(root) or not folder.is_dir():
-        have = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("_")))
-        raise ModelError(f"package:{reference}: {package} has no folder {inner!r} (it has: {have or 'none'})")
+    a_file = inner.endswith(SUFFIX)
+    if not folder.is_relative_to(root) or not (folder.is_file() if a_file else folder.is_dir()):
+        have = ", ".join(sorted(path.name for path in root.iterdir() if _may_be_base(path)))
+        what = "file" if a_file else "folder"
+        raise ModelError(f"package:{reference}: {package} has no {what} {inner!r} (it has: {have or 'none'})")
     return folder
+
+
+def _may_be_base(path: Path) -> bool:
+    return path.suffix == SUFFIX or (path.is_dir() and not path.name.startswith("_"))
 
 
 def _from_hub(base: str, revision: str | None) -> Path:

@@ -40,8 +40,8 @@ from searchtune.retrieval.segments import (
     write_segment,
 )
 from searchtune.storage.atomic import sweep, temporary_beside, write_json
-from searchtune.storage.derived import cache_home
 from searchtune.storage.fingerprint import sha256_json
+from searchtune.storage.places import cache_root
 from searchtune.types import FloatArray, IntArray
 
 KeyValue = str | int | float | bool | None
@@ -316,8 +316,8 @@ class EmbeddingCache:
 
 
 def default_folder() -> Path:
-    """`embeddings` in the cache folder (see `storage.derived.cache_home`)."""
-    return cache_home() / "embeddings"
+    """`embeddings` in searchtune's cache folder."""
+    return cache_root() / "embeddings"
 
 
 def text_hashes(texts: Sequence[str]) -> HashArray:

@@ -9,8 +9,6 @@ short or changed does not fit its hash and is made again, and where nothing can 
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,16 +16,7 @@ from pathlib import Path
 from searchtune.errors import StorageError
 from searchtune.storage.atomic import write_bytes
 from searchtune.storage.fingerprint import sha256_json
-
-
-def cache_home() -> Path:
-    """`$SEARCHTUNE_CACHE`, or `searchtune` in the user's cache folder (XDG Base Directory; ~/Library on macOS)."""
-    home = os.environ.get("SEARCHTUNE_CACHE")
-    if home:
-        return Path(home).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "searchtune"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "searchtune"
+from searchtune.storage.places import cache_root
 
 
 def recall(kind: str, key: Mapping[str, str | int | float | None]) -> bytes | None:
@@ -55,7 +44,7 @@ def derived(kind: str, key: Mapping[str, str | int | float | None], make: Callab
 
 
 def _place(kind: str, key: Mapping[str, str | int | float | None]) -> Path:
-    return cache_home() / "derived" / kind / sha256_json(dict(key))
+    return cache_root() / "derived" / kind / sha256_json(dict(key))
 
 
 def _seal(value: bytes) -> bytes:

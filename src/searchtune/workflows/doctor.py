@@ -37,7 +37,7 @@ SHOWN = (
         "safetensors",
         "tokenizers",
     ),
-    *("numpy", "scipy", "bm25s", "bitsandbytes", "datasets", "beir"),
+    *("numpy", "scipy", "bm25s", "bitsandbytes", "gguf", "datasets", "beir"),
 )
 SECURITY_FLOORS = (
     ("torch", "2.10.0", "CVE-2026-24747: a checkpoint read with weights_only=True can run code"),

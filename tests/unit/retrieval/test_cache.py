@@ -394,12 +394,3 @@ def test_a_key_pruned_in_the_middle_of_a_write_is_written_again(cache, monkeypat
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("SEARCHTUNE_CACHE", str(tmp_path))
     assert EmbeddingCache().folder == default_folder() == tmp_path / "embeddings"
-    monkeypatch.delenv("SEARCHTUNE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert default_folder() == tmp_path / "xdg" / "searchtune" / "embeddings"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder() == tmp_path / ".cache" / "searchtune" / "embeddings"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert default_folder() == tmp_path / "Library" / "Caches" / "searchtune" / "embeddings"

@@ -1,10 +1,8 @@
 """Values kept between processes: found again, made again where they are damaged, never in the way."""
 
-from pathlib import Path
-
 import pytest
 
-from searchtune.storage.derived import cache_home, derived, recall, remember
+from searchtune.storage.derived import derived, recall, remember
 
 
 @pytest.fixture(autouse=True)
@@ -46,14 +44,3 @@ def test_where_nothing_can_be_written_nothing_is_kept(home):
     home.write_text("a file, not a folder")
     assert derived("scripts", {}, lambda: b"value") == b"value"
     assert recall("scripts", {}) is None
-
-
-def test_home_by_environment(monkeypatch, tmp_path):
-    monkeypatch.delenv("SEARCHTUNE_CACHE")
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_home() == tmp_path / "searchtune"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_home() == Path.home() / ".cache" / "searchtune"
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert cache_home() == Path.home() / "Library" / "Caches" / "searchtune"

@@ -1,0 +1,301 @@
+"""`CausalLM`: a language model read as a scorer: the logits of a few vocabulary entries after each text.
+
+Only the last hidden state of a text meets the output layer, and only the rows of the entries asked for: for 49,152
+entries and 576 dimensions that leaves out a fifth of all work. Texts that begin alike (one instruction and query, many
+documents) can have what they share computed once. It knows no prompts and no tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from searchtune.errors import ModelError
+from searchtune.models.encoder import Attention
+from searchtune.models.inputs import Chunk, TokenStore, length_sorted_chunks
+from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
+from searchtune.models.quiet import quiet
+from searchtune.types import FloatArray, IntArray
+
+_SHORT_PREFIX = 16
+"""Tokens: sharing fewer than this is not worth a pass of their own."""
+_SAME = {torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""By how much of the largest logit the two ways of computing them may differ, by type; 1e-3 in others."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What attention keeps of a text that stands before others.
+
+    Shape: keys and values of each layer (1, heads, tokens, dim of a head).
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    tokens: int
+
+
+class CausalLM(nn.Module):
+    """A decoder with its output layer. `backbone` is the whole model, which peft and vLLM know by the same names.
+
+    `forward` takes all chunks of a batch at once, so that a distributed wrapper sees one forward pass a step.
+    """
+
+    def __init__(self, backbone: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.backbone.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the frozen weights that are not in 4 bits, in which activations flow."""
+        dtype: torch.dtype = next(
+            p.dtype for p in self.backbone.parameters() if not p.requires_grad and p.is_floating_point()
+        )
+        return dtype
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether every layer attends to all that came before: then keys and values are all that a prefix leaves."""
+        cache = DynamicCache(config=self.backbone.config)
+        return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+    def train(self, mode: bool = True) -> CausalLM:
+        """Only an adapter's own dropout follows `mode`: the frozen base never drops anything."""
+        super().train(mode)
+        self.backbone.eval()
+        for name, module in self.backbone.named_modules():
+            if "lora_dropout" in name:
+                module.train(mode)
+        return self
+
+    def forward(self, chunks: Sequence[Chunk], token_ids: Sequence[int], recompute: bool = False) -> Tensor:
+        """`last_logits` of all texts of all chunks, in their order.
+
+        With `recompute`, each chunk is run again in the backward pass instead of keeping its activations.
+
+        Shape: (texts, len(token_ids)) float32.
+        """
+        if recompute and torch.is_grad_enabled():
+            return torch.cat([checkpoint(self.last_logits, chunk, token_ids, use_reentrant=False) for chunk in chunks])
+        return torch.cat([self.last_logits(chunk, token_ids) for chunk in chunks])
+
+    def last_logits(self, chunk: Chunk, token_ids: Sequence[int], prefix: Prefix | None = None) -> Tensor:
+        """Logits of the given vocabulary entries at each text's last token; `prefix` stands before every text.
+
+        Shape: (texts, len(token_ids)) float32.
+        """
+        mask, texts = chunk.mask, len(chunk.mask)
+        cache = None
+        if prefix is not None:
+            mask = torch.cat([mask.new_ones(texts, prefix.tokens), mask], dim=1)  # (texts, prefix + tokens)
+            cache = DynamicCache([(k.expand(texts, -1, -1, -1), v.expand(texts, -1, -1, -1)) for k, v in prefix.layers])
+        states = self.backbone.get_decoder()(
+            input_ids=chunk.ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state  # (texts, tokens, dim)
+        last = chunk.mask.sum(1) - 1
+        return self._logits(states[torch.arange(texts, device=states.device), last], token_ids)
+
+    def read_prefix(self, ids: IntArray) -> Prefix:
+        """Read the tokens that stand before many texts, once. Shape: ids (tokens,), at least one."""
+        cache: Any = DynamicCache(config=self.backbone.config)
+        tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None].to(self.device)
+        self.backbone.get_decoder()(input_ids=tokens, past_key_values=cache, use_cache=True)
+        return Prefix([(layer.keys, layer.values) for layer in cache.layers], tokens.shape[1])
+
+    @torch.no_grad()
+    def score_store(
+        self,
+        store: TokenStore,
+        token_ids: Sequence[int],
+        texts: IntArray | None = None,
+        *,
+        groups: IntArray | None = None,
+        tokens_per_chunk: int = 8192,
+    ) -> FloatArray:
+        """`last_logits` of the texts of a store, or of some of them.
+
+        `groups` gives each of these texts a number; texts of one number, such as the documents of one query, have the
+        tokens with which all of them begin computed once. The tokens run are the same, so only rounding differs.
+
+        Shape: groups (texts,) -> (texts, len(token_ids)).
+
+        Raises:
+            ModelError: a text without tokens, or an entry that is not in the vocabulary.
+        """
+        texts = np.arange(len(store.lengths)) if texts is None else np.asarray(texts, dtype=np.int64)
+        self._check(store, token_ids, texts)
+        result = np.zeros((len(texts), len(token_ids)), dtype=np.float32)
+        with _evaluating(self):
+            alone = np.arange(len(texts))
+            if groups is not None and self.shares_prefixes:
+                alone = self._score_groups(store, token_ids, texts, np.asarray(groups), result, tokens_per_chunk)
+            for rows in length_sorted_chunks(store.lengths[texts[alone]], tokens_per_chunk):
+                places = alone[rows]
+                logits = self.last_logits(store.chunk(texts[places], self.device), token_ids)
+                result[places] = logits.cpu().numpy()
+        return result
+
+    def _score_groups(
+        self,
+        store: TokenStore,
+        token_ids: Sequence[int],
+        texts: IntArray,
+        groups: IntArray,
+        result: FloatArray,
+        tokens_per_chunk: int,
+    ) -> IntArray:
+        """Score the groups that share enough into `result`; the places of all other texts."""
+        alone = []
+        for places in _by_group(groups):
+            shared = common_prefix(store, texts[places])
+            if len(places) < 2 or shared < _SHORT_PREFIX:
+                alone.append(places)
+                continue
+            prefix = self.read_prefix(store.ids[store.offsets[texts[places[0]]] :][:shared])
+            rests = _without(store, texts[places], shared)
+            for rows in length_sorted_chunks(shared + rests.lengths, tokens_per_chunk):
+                logits = self.last_logits(rests.chunk(rows, self.device), token_ids, prefix)
+                result[places[rows]] = logits.cpu().numpy()
+        return np.concatenate([np.zeros(0, dtype=np.int64), *alone])
+
+    def _check(self, store: TokenStore, token_ids: Sequence[int], texts: IntArray) -> None:
+        size = int(self.backbone.get_input_embeddings().weight.shape[0])
+        wrong = [token for token in token_ids if not 0 <= token < size]
+        if wrong:
+            raise ModelError(f"vocabulary entry {wrong[0]} is not in the vocabulary: it has 0 to {size - 1}")
+        empty = texts[store.lengths[texts] == 0]
+        if len(empty):
+            raise ModelError(f"text {int(empty[0])} has no tokens, so nothing comes after it; give every text a prompt")
+
+    def _logits(self, states: Tensor, token_ids: Sequence[int]) -> Tensor:
+        """Shape: states (texts, dim) -> (texts, len(token_ids)) float32."""
+        head: Any = self.backbone.get_output_embeddings()
+        if type(head) is nn.Linear:  # adapted or quantised, it has no plain rows to take
+            rows = torch.as_tensor(token_ids, dtype=torch.int64, device=states.device)
+            bias: Tensor | None = getattr(head, "bias", None)
+            logits = nn.functional.linear(
+                states.float(), head.weight[rows].float(), None if bias is None else bias[rows].float()
+            )
+        else:
+            logits = head(states)[:, list(token_ids)].float()
+        config = self.backbone.config.get_text_config(decoder=True)
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def common_prefix(store: TokenStore, texts: IntArray) -> int:
+    """With how many equal tokens all of the given texts begin, at least one token of each left over."""
+    if not len(texts):
+        return 0
+    width = int(store.lengths[texts].min()) - 1
+    if width < 1:
+        return 0
+    heads = store.ids[store.offsets[texts][:, None] + np.arange(width)]  # (texts, width)
+    differs = (heads != heads[0]).any(axis=0)
+    return int(np.argmax(differs)) if differs.any() else width
+
+
+def _without(store: TokenStore, texts: IntArray, shared: int) -> TokenStore:
+    """The texts without their first `shared` tokens."""
+    starts, stops = store.offsets[texts] + shared, store.offsets[texts + 1]
+    ids = np.concatenate([store.ids[start:stop] for start, stop in zip(starts, stops, strict=True)])
+    return TokenStore(ids, np.concatenate(([0], np.cumsum(stops - starts))), 0)
+
+
+def _by_group(groups: IntArray) -> Iterator[IntArray]:
+    """Positions of equal numbers, one array a number."""
+    order = np.argsort(groups, kind="stable")
+    if len(order):
+        yield from np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+
+
+@contextmanager
+def _evaluating(model: CausalLM) -> Iterator[None]:
+    """Without dropout, and with the fused attention kernel where the architecture has it; then as it was before."""
+    config, training = model.backbone.config, model.training
+    before = config._attn_implementation
+    if model.backbone._supports_sdpa:
+        config._attn_implementation = "sdpa"
+    model.eval()
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        model.train(training)
+
+
+@quiet()
+def load_causal_lm(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantise: Quantise = "none",
+    attention: Attention = "sdpa",
+) -> CausalLM:
+    """The base in `folder`, frozen, on `device`; with `nf4` its layers in 4 bits, all else in `dtype`.
+
+    Raises:
+        ModelError: the folder cannot be opened as a causal language model, or its logits are computed in a way that
+            `CausalLM` does not follow.
+        MissingExtraError: `nf4` without bitsandbytes.
+    """
+    options: dict[str, Any] = {}
+    try:
+        if quantise == "nf4":
+            options = {"quantization_config": nf4_options(folder, dtype), "device_map": {"": device}}
+        backbone: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            local_files_only=True,
+            **options,
+        )
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder}: transformers cannot open this as a causal language model: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if quantise == "nf4":
+        keep_trainable(backbone)
+    else:
+        backbone.to(device)
+    backbone.requires_grad_(False).eval()
+    model = CausalLM(backbone, tokenizer).eval()
+    _check_logits(model, folder)
+    return model
+
+
+@torch.no_grad()
+def _check_logits(model: CausalLM, folder: Path) -> None:
+    """Compare `last_logits` with the whole model's on a few tokens: some architectures do more after the last layer."""
+    vocabulary = int(model.backbone.get_input_embeddings().weight.shape[0])
+    ids = torch.arange(1, 9, device=model.device)[None] % vocabulary
+    entries = list(range(0, vocabulary, max(1, vocabulary // 16)))
+    whole = model.backbone(input_ids=ids).logits[0, -1, entries].float()
+    ours = model.last_logits(Chunk(mask=torch.ones_like(ids), ids=ids), entries)[0]
+    difference = float((whole - ours).abs().max() / whole.abs().max().clamp(min=1e-6))
+    if not difference <= _SAME.get(model.dtype, 1e-3):
+        raise ModelError(
+            f"{folder}: the logits of {type(model.backbone).__name__} are not those of its output layer alone (they "
+            f"differ by {difference:.2g} of the largest): this architecture is not supported; choose another base"
+        )

@@ -1,0 +1,47 @@
+"""Where searchtune keeps what it can make again, and taking turns at making it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from searchtune.errors import StorageError
+
+
+def cache_root() -> Path:
+    """`$SEARCHTUNE_CACHE`, or `searchtune` in the user's cache folder (XDG Base Directory; ~/Library on macOS)."""
+    home = os.environ.get("SEARCHTUNE_CACHE")
+    if home:
+        return Path(home).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "searchtune"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "searchtune"
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Only one process at a time is within this block for the same `path`; the others wait.
+
+    The lock is an empty file beside `path`; it ends with the process that holds it, whichever way that dies.
+
+    Raises:
+        StorageError: the folder of `path` cannot be written.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise StorageError(
+            f"{lock}: cannot be written ({error.strerror}); change its permissions, or set SEARCHTUNE_CACHE to a "
+            "folder that can"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

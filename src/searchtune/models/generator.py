@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from searchtune.errors import ModelError
-from searchtune.models.encoder import Attention
+from searchtune.models.encoder import Attention, train_adapter
 from searchtune.models.inputs import Chunk, TokenStore, length_sorted_chunks
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
@@ -78,10 +78,7 @@ class CausalLM(nn.Module):
     def train(self, mode: bool = True) -> CausalLM:
         """Only an adapter's own dropout follows `mode`: the frozen base never drops anything."""
         super().train(mode)
-        self.backbone.eval()
-        for name, module in self.backbone.named_modules():
-            if "lora_dropout" in name:
-                module.train(mode)
+        train_adapter(self.backbone, mode)
         return self
 
     def forward(self, chunks: Sequence[Chunk], token_ids: Sequence[int], recompute: bool = False) -> Tensor:

@@ -77,6 +77,29 @@ class PairStore:
         whole = self.queries.lengths[queries] + self.documents.lengths[documents]
         return int((whole > self.form.room).sum())
 
+    def tokens(self, queries: IntArray, documents: IntArray) -> TokenStore:
+        """These pairs written out, one text each, in the given order."""
+        form = self.form
+        left, right = form.cut(self.queries.lengths[queries], self.documents.lengths[documents])
+        parts = []
+        for query, document, cut_query, cut_document in zip(queries, documents, left, right, strict=True):
+            parts.append(self._ids(int(query), int(document), int(cut_query), int(cut_document)))
+        lengths = left + right + (form.max_tokens - form.room)
+        flat = np.concatenate([np.zeros(0, np.int64), *parts])
+        return TokenStore(flat, np.concatenate(([0], np.cumsum(lengths))), self.truncated(queries, documents))
+
+    def _ids(self, query: int, document: int, cut_query: int, cut_document: int) -> IntArray:
+        """The ids of one pair with so many tokens of each text. Shape: (tokens,)."""
+        start, first = int(self.queries.offsets[query]), int(self.documents.offsets[document])
+        parts = (
+            self.form.before,
+            self.queries.ids[start : start + cut_query],
+            self.form.between,
+            self.documents.ids[first : first + cut_document],
+            self.form.after,
+        )
+        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
     def chunk(self, queries: IntArray, documents: IntArray, device: torch.device) -> Chunk:
         """These pairs, padded to the longest of them."""
         form = self.form
@@ -87,16 +110,7 @@ class PairStore:
         for row, (query, document, cut_query, cut_document) in enumerate(
             zip(queries, documents, left, right, strict=True)
         ):
-            start = int(self.queries.offsets[query])
-            first = int(self.documents.offsets[document])
-            parts = (
-                form.before,
-                self.queries.ids[start : start + cut_query],
-                form.between,
-                self.documents.ids[first : first + cut_document],
-                form.after,
-            )
-            joined = np.concatenate(parts)
+            joined = self._ids(int(query), int(document), int(cut_query), int(cut_document))
             ids[row, : len(joined)] = joined
             if form.segments is not None:
                 segments[row, len(form.before) + cut_query + form.segments : len(joined)] = 1

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForSequenceClassification,
@@ -28,9 +27,11 @@ from transformers import (
 from searchtune.errors import ConfigError, ModelError
 from searchtune.models.encoder import Attention, inference, train_adapter
 from searchtune.models.fast_bert import Shortcut
+from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.inputs import Chunk, length_sorted_chunks
 from searchtune.models.layers import layer_stack
 from searchtune.models.pairs import PairFormat, PairStore, template_format, tokenizer_format
+from searchtune.models.quantisation import Quantise
 from searchtune.models.quiet import quiet
 from searchtune.types import FloatArray, IntArray
 
@@ -39,6 +40,17 @@ Head = Literal["classifier", "yes-no"]
 YES_NO_TEMPLATE = "Does the document answer the query? Reply yes or no.\nQuery: {query}\nDocument: {document}\nReply:"
 """What a causal language model is asked unless the recipe says otherwise."""
 _ANSWERS = (" yes", " no")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a base shall be read as a reranker; None leaves it to the base."""
+
+    head: Head | None = None
+    """None takes `yes-no` for a causal language model and `classifier` for all others."""
+    max_tokens: int | None = None
+    template: str | None = None
+    quantise: Quantise = "none"
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,7 @@ class Reranker(nn.Module):
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.layout = layout
+        self._causal = [CausalLM(backbone, tokenizer)] if layout.answers is not None else []  # no module of its own
         self.fresh_head = fresh_head
         """Whether the base had no head of its own, so that scores mean nothing before training."""
         self._fast = Shortcut()
@@ -72,8 +85,10 @@ class Reranker(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the frozen weights, in which activations flow."""
-        dtype: torch.dtype = next(p.dtype for p in self.backbone.parameters() if not p.requires_grad)
+        """The type of the frozen weights that are not in 4 bits, in which activations flow."""
+        dtype: torch.dtype = next(
+            p.dtype for p in self.backbone.parameters() if not p.requires_grad and p.is_floating_point()
+        )
         return dtype
 
     @property
@@ -87,6 +102,12 @@ class Reranker(nn.Module):
     def head_modules(self) -> list[str]:
         """Dotted names of the modules between the last layer and the score; they are trained and saved whole."""
         return [] if self.layout.head == "yes-no" else head_modules(self.backbone)
+
+    def put(self, backbone: Any) -> None:
+        """Take another backbone, such as one with an adapter folded in."""
+        self.backbone = backbone
+        if self._causal:
+            self._causal[0].backbone = backbone
 
     def train(self, mode: bool = True) -> Reranker:
         """Only an adapter's own dropout follows `mode`: the frozen base and the head never drop anything."""
@@ -107,30 +128,34 @@ class Reranker(nn.Module):
 
     def score_chunk(self, chunk: Chunk) -> Tensor:
         """Scores of one chunk: logits, without an activation. Shape: (pairs,) float32."""
-        if type(self.backbone) is BertForSequenceClassification and not self.training:
-            body = self.backbone.bert
-            fast = self._fast.of(body, chunk.mask)
-            if fast is not None:
-                states = fast(chunk.mask, ids=chunk.ids, types=chunk.segments)
-                return self.backbone.classifier(body.pooler(states))[:, 0].float()
-        inputs: dict[str, Tensor | None] = {"input_ids": chunk.ids, "attention_mask": chunk.mask}
-        if chunk.segments is not None:
-            inputs["token_type_ids"] = chunk.segments
-        if self.layout.answers is None:
-            scores: Tensor = self.backbone(**inputs).logits[:, 0]
+        if self.layout.answers is not None:
+            logits: Tensor = self._causal[0].last_logits(chunk, self.layout.answers)
+            return logits[:, 0] - logits[:, 1]
+        body = self.backbone.bert if type(self.backbone) is BertForSequenceClassification else None
+        fast = None if body is None or self.training else self._fast.of(body, chunk.mask)
+        if body is not None and fast is not None:
+            pooler: Any = body.pooler
+            pooled = pooler(fast(chunk.mask, ids=chunk.ids, types=chunk.segments))
+            scores: Tensor = self.backbone.classifier(pooled)[:, 0]
             return scores.float()
-        body = getattr(self.backbone, self.backbone.base_model_prefix)
-        states = body(**inputs, use_cache=False).last_hidden_state  # (pairs, tokens, dim)
-        last = states[torch.arange(len(states), device=states.device), chunk.mask.sum(1) - 1]
-        rows = self.backbone.get_output_embeddings().weight[list(self.layout.answers)]  # (2, dim)
-        logits: Tensor = last.float() @ rows.float().T
-        return logits[:, 0] - logits[:, 1]
+        segments = {} if chunk.segments is None else {"token_type_ids": chunk.segments}
+        scores = self.backbone(input_ids=chunk.ids, attention_mask=chunk.mask, **segments).logits[:, 0]
+        return scores.float()
 
     @torch.no_grad()
     def score_store(
         self, store: PairStore, queries: IntArray, documents: IntArray, *, tokens_per_chunk: int = 8192
     ) -> FloatArray:
-        """Scores of many pairs, batched by length across queries. Shape: (pairs,) all."""
+        """Scores of many pairs, batched by length across queries. Shape: (pairs,) all.
+
+        A language model reads what a query's prompts have in common, its instruction and the query, once.
+        """
+        if self.layout.answers is not None:
+            texts = store.tokens(queries, documents)
+            logits = self._causal[0].score_store(
+                texts, self.layout.answers, groups=queries, tokens_per_chunk=tokens_per_chunk
+            )
+            return logits[:, 0] - logits[:, 1]
         scores = np.zeros(len(queries), dtype=np.float32)
         with inference(self):
             for rows in length_sorted_chunks(store.lengths(queries, documents), tokens_per_chunk):
@@ -155,42 +180,42 @@ def _with_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 @quiet()
 def load_reranker(
     folder: Path,
+    reading: Reading | None = None,
     *,
     dtype: torch.dtype,
     device: torch.device,
-    head: Head | None = None,
-    max_tokens: int | None = None,
-    template: str | None = None,
     attention: Attention = "sdpa",
     seed: int = 13,
 ) -> Reranker:
     """The base in `folder`, frozen, in `dtype` on `device`; a head that it lacks is drawn from `seed`.
 
-    `head` None takes "yes-no" for a causal language model and "classifier" for all others.
-
     Raises:
         ModelError: the folder cannot be opened, or it is a classifier with several outputs.
+        MissingExtraError: `nf4` without bitsandbytes.
         ConfigError: more tokens than the model has positions, or a template without placeholders.
     """
     config = _config(folder)
     architecture = (config.get("architectures") or [""])[0]
-    head = head or ("yes-no" if architecture.endswith("ForCausalLM") else "classifier")
+    reading = reading or Reading()
+    head: Head = reading.head or ("yes-no" if architecture.endswith("ForCausalLM") else "classifier")
     outputs = len(config.get("id2label") or ()) or 2  # a classifier's config leaves out the library's default
     if head == "classifier" and architecture.endswith("ForSequenceClassification") and outputs != 1:
         raise ModelError(f"{folder}: a classifier with {outputs} outputs; a reranker has one")
-    kinds: dict[Head, Any] = {"classifier": AutoModelForSequenceClassification, "yes-no": AutoModelForCausalLM}
-    options = {"num_labels": 1} if head == "classifier" else {}
+    if head == "yes-no":
+        causal = load_causal_lm(folder, dtype=dtype, device=device, quantise=reading.quantise, attention=attention)
+        layout = _layout(folder, causal.tokenizer, config, head, reading)
+        return Reranker(causal.backbone, causal.tokenizer, layout)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            backbone, loaded = kinds[head].from_pretrained(
+            backbone, loaded = AutoModelForSequenceClassification.from_pretrained(
                 folder,
+                num_labels=1,
                 dtype=dtype,
                 attn_implementation=attention,
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
-                **options,
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -200,35 +225,33 @@ def load_reranker(
     backbone.config.pad_token_id = tokenizer.pad_token_id
     backbone.requires_grad_(False).eval().to(device)
     missing = _missing_head(backbone, loaded["missing_keys"], folder)
-    layout = _layout(folder, tokenizer, config, head=head, max_tokens=max_tokens, template=template)
+    layout = _layout(folder, tokenizer, config, head, reading)
     return Reranker(backbone, tokenizer, layout, fresh_head=missing)
 
 
 def _missing_head(backbone: Any, missing: set[str], folder: Path) -> bool:
     """Whether the base lacked its head; weights that are missing anywhere else are an error."""
-    heads = tuple(head_modules(backbone)) if hasattr(backbone, "num_labels") else ()
+    heads = tuple(head_modules(backbone))
     stack, _ = layer_stack(backbone)
     lost = sorted(name for name in missing if not name.startswith(heads) and name.startswith(stack))
     if lost:
         raise ModelError(f"{folder}: weights are missing, {lost[0]} and {len(lost) - 1} more: is the file whole?")
-    return bool(heads) and any(name.startswith(heads[-1]) for name in missing)
+    return any(name.startswith(heads[-1]) for name in missing)
 
 
-def _layout(
-    folder: Path, tokenizer: Any, config: dict[str, Any], *, head: Head, max_tokens: int | None, template: str | None
-) -> RerankerLayout:
+def _layout(folder: Path, tokenizer: Any, config: dict[str, Any], head: Head, reading: Reading) -> RerankerLayout:
     positions = config.get("max_position_embeddings")
     if positions is not None and config.get("model_type") in {"roberta", "xlm-roberta", "camembert"}:
         positions -= 2
-    limit = max_tokens or min(512, positions or 512)
+    limit = reading.max_tokens or min(512, positions or 512)
     if positions is not None and limit > positions:
         raise ConfigError(f"max_tokens is {limit}, but {folder.name} has {positions} positions")
     if head == "classifier":
-        return RerankerLayout(head, limit, template or "")
+        return RerankerLayout(head, limit, reading.template or "")
     ids = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in _ANSWERS]
     if any(len(each) != 1 for each in ids):
         raise ModelError(f"{folder}: the tokenizer splits {_ANSWERS[0]!r} or {_ANSWERS[1]!r} into several tokens")
-    return RerankerLayout(head, limit, template or YES_NO_TEMPLATE, (ids[0][0], ids[1][0]))
+    return RerankerLayout(head, limit, reading.template or YES_NO_TEMPLATE, (ids[0][0], ids[1][0]))
 
 
 def _config(folder: Path) -> dict[str, Any]:

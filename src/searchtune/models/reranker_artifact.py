@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from searchtune.errors import ArtifactError
 from searchtune.models.adapters import Adapter
 from searchtune.models.cards import check_base, name_base, read_reranker_card
 from searchtune.models.pairs import pair_store
+from searchtune.models.quantisation import nf4_options
 from searchtune.models.quiet import quiet
-from searchtune.models.reranker import Reranker, load_reranker
+from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.sources import resolve_model
 from searchtune.specs.card import CARD_FILE, RerankerCard
 from searchtune.storage.atomic import new_folder, write_json, write_text
 from searchtune.types import FloatArray
 
 _TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
-_LOGIT_SCORE = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
@@ -44,7 +45,8 @@ def save_reranker(
     with new_folder(folder) as temporary:
         adapter.peft_model.save_pretrained(str(temporary), safe_serialization=True)
         name_base(temporary / "adapter_config.json", card, reranker.backbone)
-        write_cross_encoder(temporary, reranker)
+        if card.head == "classifier":
+            write_cross_encoder(temporary, reranker)
         reranker.tokenizer.save_pretrained(str(temporary))
         np.save(temporary / card.probe.scores_file, probe)
         write_json(temporary / "train_positives.json", train_positives)
@@ -54,22 +56,14 @@ def save_reranker(
 
 def write_cross_encoder(folder: Path, reranker: Reranker) -> None:
     """The JSON files by which `CrossEncoder` knows the head and the length; scores come out as logits."""
-    layout = reranker.layout
-    by_logits = layout.answers is not None
-    task = "text-generation" if by_logits else "sequence-classification"
-    modules = [("", _TRANSFORMER), ("1_LogitScore", _LOGIT_SCORE)] if by_logits else [("", _TRANSFORMER)]
-    write_json(
-        folder / "modules.json",
-        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
-    )
-    settings: dict[str, Any] = {"max_seq_length": layout.max_tokens, "do_lower_case": False, "transformer_task": task}
-    if not by_logits:
-        settings["config_kwargs"] = {"num_labels": 1}
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER}])
+    settings: dict[str, Any] = {
+        "max_seq_length": reranker.layout.max_tokens,
+        "do_lower_case": False,
+        "transformer_task": "sequence-classification",
+        "config_kwargs": {"num_labels": 1},
+    }
     write_json(folder / "sentence_bert_config.json", settings)
-    if layout.answers is not None:
-        (folder / "1_LogitScore").mkdir()
-        yes, no = layout.answers
-        write_json(folder / "1_LogitScore" / "config.json", {"true_token_id": yes, "false_token_id": no})
     write_json(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder", "activation_fn": _IDENTITY})
 
 
@@ -87,17 +81,16 @@ def load_reranker_artifact(
     check_base(card, root)
     reranker = load_reranker(
         root,
+        Reading(card.head, card.max_tokens, card.template or None, card.quantise),
         dtype=torch.float32,
         device=torch.device("cpu"),
-        head=card.head,
-        max_tokens=card.max_tokens,
-        template=card.template or None,
     )
     try:
         model = PeftModel.from_pretrained(reranker.backbone, str(folder))
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ArtifactError(f"{folder}: peft cannot put this adapter onto {root}: {error}") from error
-    reranker.backbone = model.merge_and_unload().eval().to(dtype=dtype, device=device)
+    if card.quantise == "none":  # merging into 4 bits would lose what was trained: there the adapter stays beside it
+        reranker.put(model.merge_and_unload().eval().to(dtype=dtype, device=device))
     reranker.fresh_head = False
     return reranker, card
 
@@ -125,6 +118,29 @@ def open_with_cross_encoder(folder: Path, card: RerankerCard, options: Mapping[s
     model = CrossEncoder(str(folder), device="cpu", local_files_only=True, **(options or {}))
     pairs = [list(pair) for pair in zip(card.probe.queries, card.probe.documents, strict=True)]
     return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
+
+
+@quiet()
+@torch.no_grad()
+def open_with_transformers(folder: Path, card: RerankerCard, reranker: Reranker) -> FloatArray:
+    """Probe scores of a yes/no reranker from transformers' and peft's own classes, over the whole vocabulary.
+
+    `reranker` gives the tokenizer and the prompts alone. Shape: (pairs,).
+    """
+    root = resolve_model(card.base, card.revision)
+    options: dict[str, Any] = {}
+    if card.quantise == "nf4":
+        options = {"quantization_config": nf4_options(root, torch.float32), "device_map": {"": "cpu"}}
+    plain = AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32, local_files_only=True, **options)
+    model = PeftModel.from_pretrained(plain, str(folder)).eval()
+    store = pair_store(reranker.tokenizer, card.probe.queries, card.probe.documents, reranker.form)
+    yes, no = reranker.layout.answers or (0, 0)
+    scores = []
+    for pair in np.arange(len(card.probe.queries))[:, None]:
+        ids = torch.from_numpy(store.tokens(pair, pair).ids)[None]
+        logits = model(input_ids=ids).logits[0, -1].float()
+        scores.append(float(logits[yes] - logits[no]))
+    return np.array(scores, dtype=np.float32)
 
 
 def _readme(card: RerankerCard) -> str:

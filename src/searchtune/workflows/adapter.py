@@ -23,6 +23,7 @@ from searchtune.models.quiet import quiet
 from searchtune.models.reranker_artifact import (
     load_reranker_artifact,
     open_with_cross_encoder,
+    open_with_transformers,
     probe_scores,
     score_difference,
     write_cross_encoder,
@@ -77,10 +78,15 @@ def _embed_differences(folder: Path, base: str | None) -> tuple[float, float]:
 
 
 def _rerank_differences(folder: Path, base: str | None) -> tuple[float, float]:
-    """The same for a reranker's adapter."""
+    """The same for a reranker's adapter; a language model's is opened by transformers, not sentence-transformers."""
     reranker, card = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
     by_peft = score_difference(folder, card, probe_scores(reranker, card))
-    return by_peft, score_difference(folder, card, open_with_cross_encoder(folder, card))
+    by_others = (
+        open_with_cross_encoder(folder, card)
+        if card.head == "classifier"
+        else open_with_transformers(folder, card, reranker)
+    )
+    return by_peft, score_difference(folder, card, by_others)
 
 
 def verify_in_fresh_process(folder: Path) -> Verification:
@@ -112,6 +118,8 @@ def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) 
             encoder.tokenizer.save_pretrained(str(temporary))
             write_modules(temporary, encoder, card)
             difference = probe_difference(folder, card, open_with_sentence_transformers(temporary, card))
+        elif card.head == "yes-no":
+            raise ArtifactError(f"{folder}: merging is for classifiers; peft and vLLM open a language model's adapter")
         else:
             reranker, _ = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
             reranker.backbone.save_pretrained(str(temporary), safe_serialization=True)

@@ -92,10 +92,10 @@ def _tuned(folder: Path, base: str | None, dtype: str) -> Reranker:
 def _plain(name: str, root: Path, dtype: str, max_tokens: int | None, template: str | None) -> Reranker:
     import torch
 
-    from searchtune.models.reranker import load_reranker
+    from searchtune.models.reranker import Reading, load_reranker
 
-    device = pick_device()
-    reranker = load_reranker(root, dtype=getattr(torch, dtype), device=device, max_tokens=max_tokens, template=template)
+    reading = Reading(max_tokens=max_tokens, template=template)
+    reranker = load_reranker(root, reading, dtype=getattr(torch, dtype), device=pick_device())
     if reranker.fresh_head:
         raise ConfigError(f"{name} has no head for ranking: train one with `searchtune rerank train`")
     return reranker

@@ -12,7 +12,7 @@ from searchtune.models.adapters import add_lora
 from searchtune.models.encoder import load_encoder
 from searchtune.models.inputs import tokenise
 from searchtune.models.precision import compute_dtype, pick_device
-from searchtune.models.reranker import load_reranker
+from searchtune.models.reranker import Reading, load_reranker
 from searchtune.models.sources import resolve_model
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
@@ -61,11 +61,9 @@ def plan_reranker(recipe: RerankRecipe, leaks: Leaks, progress: Progress) -> dic
     root = resolve_model(recipe.base, recipe.revision)
     reranker = load_reranker(
         root,
+        Reading(recipe.head, recipe.max_tokens, recipe.template),
         dtype=torch.float32,
         device=torch.device("cpu"),
-        head=recipe.head,
-        max_tokens=recipe.max_tokens,
-        template=recipe.template,
     )
     head = reranker.head_modules
     adapter = add_lora(

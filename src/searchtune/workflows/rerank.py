@@ -17,7 +17,7 @@ from searchtune.evaluation import Report
 from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.pairs import PairStore, pair_store
 from searchtune.models.precision import pick_device
-from searchtune.models.reranker import Reranker, load_reranker
+from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.sources import resolve_model
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.rerank import RerankRecipe
@@ -142,11 +142,9 @@ def _open_workshop(
     progress.stage("loading the base model")
     reranker = load_reranker(
         root,
+        Reading(recipe.head, recipe.max_tokens, recipe.template, recipe.quantise),
         dtype=dtype,
         device=device,
-        head=recipe.head,
-        max_tokens=recipe.max_tokens,
-        template=recipe.template,
         attention="eager",
         seed=recipe.seed,
     )

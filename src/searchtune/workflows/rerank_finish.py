@@ -10,7 +10,7 @@ import torch
 
 from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.cards import pick_probe
-from searchtune.models.reranker import Reranker, load_reranker
+from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.reranker_artifact import probe_scores, save_reranker
 from searchtune.models.sources import tokenizer_sha256, weights_sha256
 from searchtune.specs.card import PairProbe, RerankerCard
@@ -46,11 +46,9 @@ def write_reranker(folder: Path, trained: TrainedReranker) -> Verification:
     recipe, layout = trained.recipe, trained.reranker.layout
     reranker = load_reranker(
         trained.root,
+        Reading(layout.head, layout.max_tokens, layout.template or None, recipe.quantise),
         dtype=torch.float32,
         device=torch.device("cpu"),
-        head=layout.head,
-        max_tokens=layout.max_tokens,
-        template=layout.template or None,
         seed=recipe.seed,
     )
     task_type = "SEQ_CLS" if layout.head == "classifier" else "CAUSAL_LM"

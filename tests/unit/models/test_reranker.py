@@ -9,7 +9,7 @@ import support
 from searchtune.errors import ConfigError, ModelError
 from searchtune.models.adapters import add_lora
 from searchtune.models.pairs import pair_store
-from searchtune.models.reranker import YES_NO_TEMPLATE, head_modules, load_reranker
+from searchtune.models.reranker import YES_NO_TEMPLATE, Reading, head_modules, load_reranker
 from searchtune.specs.recipe import LoraMethod
 
 CPU = torch.device("cpu")
@@ -17,8 +17,8 @@ QUERIES = ["a b c", "d"]
 DOCUMENTS = ["a b", "c d e f g", "h " * 90]
 
 
-def loaded(folder, dtype=torch.float32, **options):
-    return load_reranker(folder, dtype=dtype, device=CPU, **options)
+def loaded(folder, dtype=torch.float32, attention="sdpa", seed=13, **reading):
+    return load_reranker(folder, Reading(**reading), dtype=dtype, device=CPU, attention=attention, seed=seed)
 
 
 def all_scores(reranker):

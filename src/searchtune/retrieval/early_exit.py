@@ -6,6 +6,7 @@ best document of the last step came within `margin` of that, and while it has fe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,11 +94,12 @@ def tune_early_exit(
     keep: int = 10,
     metric: str = "ndcg@10",
     min_grade: int = 1,
+    rank: Callable[[Run, FloatArray, int], Run] = reordered,
 ) -> TunedExit:
     """The margin that has the fewest documents scored and loses at most `tolerance` of the metric's mean.
 
     Margins are tried from the smallest up, out of those at which some query of `run` changes its depth; the greatest
-    stops no query before the end of its list. What is found is fitted to these queries: report it on others.
+    stops no query before the end of its list. `rank` makes a run of a run, its scores and its depth. What is found is fitted to these queries: report it on others.
 
     Shape: scores (queries, run depth), as for `reordered`.
 
@@ -118,7 +120,7 @@ def tune_early_exit(
 
     def quality(depths: IntArray) -> float:
         read = np.where(np.arange(run.depth) < depths[:, None], scores, np.float32(np.nan))
-        found = score(reordered(run, read, run.depth), qrels, [metric], min_grade=min_grade)[metric]
+        found = score(rank(run, read, run.depth), qrels, [metric], min_grade=min_grade)[metric]
         return float(found.mean())
 
     full = quality(lengths)

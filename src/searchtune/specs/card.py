@@ -29,7 +29,7 @@ class PairProbe(Spec):
     scores_file: str = "probe_scores.npy"
     """Array (pairs,) float32, beside the card."""
     tolerance: float = 1e-5
-    """Largest absolute difference of a score that still counts as the same."""
+    """Largest absolute difference of a score that still counts as the same: 1e-5 of the largest score, or of 1."""
 
 
 class Card(Spec):

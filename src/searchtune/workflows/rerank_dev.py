@@ -12,7 +12,7 @@ from searchtune.metrics.ranking import score
 from searchtune.models.pairs import PairStore
 from searchtune.models.reranker import Reranker
 from searchtune.retrieval.early_exit import EarlyExit, TunedExit, tune_early_exit
-from searchtune.retrieval.reorder import Blend, reordered, tune_blend
+from searchtune.retrieval.reorder import Blend, blended, reordered, tune_blend
 from searchtune.specs.card import FittedBlend
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.types import NO_DOC, Collection, FloatArray, Qrels, Run
@@ -127,7 +127,11 @@ def fit_on_dev(dev: DevRankings, reranker: Reranker, store: PairStore) -> Fitted
     run, qrels = dev.fit_run, dev.fit
     scores = scores_of(run, reranker, store, dev.depth)
     blend = tune_blend(run, scores, qrels, dev.depth, min_grade=dev.min_grade)
-    early = tune_early_exit(run, scores, qrels, _TOLERANCE, min_grade=dev.min_grade)
+
+    def rank(run: Run, scores: FloatArray, depth: int) -> Run:
+        return blended(run, scores, depth, weight=blend.weight, normalisation=blend.normalisation)
+
+    early = tune_early_exit(run, scores, qrels, _TOLERANCE, min_grade=dev.min_grade, rank=rank)
     values, relevant, queries = _judged_pairs(run, scores, qrels, dev.min_grade)
     calibration = choose_calibration(values, relevant, queries).calibration if relevant.any() else None
     error = (float("nan"), float("nan"))

@@ -22,6 +22,9 @@ from searchtune.workflows.provenance import now, spec_sha256, versions
 from searchtune.workflows.rerank_dev import Fitted, exit_facts
 from searchtune.workflows.training_set import TrainingSet
 
+_TOLERANCE = 1e-5
+"""Of the largest score: logits have no fixed size, and float32 rounds in proportion."""
+
 
 @dataclass(frozen=True)
 class TrainedReranker:
@@ -57,7 +60,13 @@ def write_reranker(folder: Path, trained: TrainedReranker) -> Verification:
     card = _card(trained)
     probe = probe_scores(reranker, card)
     drift = float(np.abs(probe - probe_scores(trained.reranker, card)).max())
-    card = card.model_copy(update={"extra": {"max_probe_difference_in_training_precision": round(drift, 6)}})
+    tolerance = _TOLERANCE * max(1.0, float(np.abs(probe).max()))
+    card = card.model_copy(
+        update={
+            "extra": {"max_probe_difference_in_training_precision": round(drift, 6)},
+            "probe": card.probe.model_copy(update={"tolerance": tolerance}),
+        }
+    )
     collection = trained.training.collection
     positives = [collection.doc_ids[int(doc)] for doc in trained.training.positives]
     save_reranker(folder, reranker, adapter, card, probe=probe, train_positives=positives)

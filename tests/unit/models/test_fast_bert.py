@@ -11,7 +11,7 @@ from searchtune.models.adapters import add_lora
 from searchtune.models.encoder import inference, load_encoder
 from searchtune.models.fast_bert import fast_bert, fits, state
 from searchtune.models.inputs import tokenise
-from searchtune.models.layers import hidden_states_below, without_prefix
+from searchtune.models.layers import compute_states, room_for_states, without_prefix
 from searchtune.specs.recipe import LoraMethod
 
 CPU = torch.device("cpu")
@@ -284,7 +284,8 @@ def test_an_optimizer_step_is_followed(tiny_model, texts, slow, made):
 def test_hidden_states_of_a_cut_encoder(tiny_model, texts, slow, made):
     encoder = load_encoder(tiny_model, dtype=torch.float32, device=CPU)
     store = tokenise(encoder.tokenizer, texts, 64)
-    hidden = hidden_states_below(encoder, store, 2)
+    hidden = room_for_states(encoder, store)
+    compute_states(encoder, store, hidden, np.arange(len(texts)), 2)
     with without_prefix(encoder, 2):
         found = encoder.encode_store(hidden)
         assert made[-1] is not None

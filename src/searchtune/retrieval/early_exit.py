@@ -17,6 +17,7 @@ from searchtune.metrics import score
 from searchtune.retrieval.reorder import reordered
 from searchtune.types import NO_DOC, FloatArray, FloatArray64, IntArray, Qrels, Run
 
+_METRIC = "ndcg@10"
 _MARGINS = 64
 """At most so many margins are tried."""
 
@@ -92,19 +93,19 @@ def tune_early_exit(
     *,
     step: int = 10,
     keep: int = 10,
-    metric: str = "ndcg@10",
     min_grade: int = 1,
     rank: Callable[[Run, FloatArray, int], Run] = reordered,
 ) -> TunedExit:
-    """The margin that has the fewest documents scored and loses at most `tolerance` of the metric's mean.
+    """The margin that has the fewest documents scored and loses at most `tolerance` of the mean nDCG@10.
 
     Margins are tried from the smallest up, out of those at which some query of `run` changes its depth; the greatest
-    stops no query before the end of its list. `rank` makes a run of a run, its scores and its depth. What is found is fitted to these queries: report it on others.
+    stops no query before the end of its list. `rank` makes a run of a run, its scores and its depth. What is found is
+    fitted to these queries: report it on others.
 
     Shape: scores (queries, run depth), as for `reordered`.
 
     Raises:
-        ConfigError: see `EarlyExit`; an unknown metric; a tolerance below 0.
+        ConfigError: see `EarlyExit`; a tolerance below 0.
         DataError: no query has labels, or the run holds none of those that have; see also `reordered`.
     """
     if not np.isin(qrels.queries, run.queries).any():
@@ -120,7 +121,7 @@ def tune_early_exit(
 
     def quality(depths: IntArray) -> float:
         read = np.where(np.arange(run.depth) < depths[:, None], scores, np.float32(np.nan))
-        found = score(rank(run, read, run.depth), qrels, [metric], min_grade=min_grade)[metric]
+        found = score(rank(run, read, run.depth), qrels, [_METRIC], min_grade=min_grade)[_METRIC]
         return float(found.mean())
 
     full = quality(lengths)
@@ -128,7 +129,7 @@ def tune_early_exit(
     def tried(margin: float) -> TunedExit:
         depths = _depths(scores, distances, step, margin)
         means = float(depths.mean()), float(lengths.mean())
-        return TunedExit(EarlyExit(step, margin, keep), metric, quality(depths), full, *means)
+        return TunedExit(EarlyExit(step, margin, keep), _METRIC, quality(depths), full, *means)
 
     return next(found for found in map(tried, _margins(distances)) if found.score >= full - tolerance)
 

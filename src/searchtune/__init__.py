@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from searchtune.evaluation.table import render_report as render_report
     from searchtune.metrics.ranking import score as score
     from searchtune.metrics.significance import Estimate as Estimate
+    from searchtune.pipeline import Search as Search
     from searchtune.retrieval.cache import EmbeddingCache as EmbeddingCache
     from searchtune.specs.card import AdapterCard as AdapterCard
+    from searchtune.specs.card import RerankerCard as RerankerCard
     from searchtune.specs.recipe import EmbedRecipe as EmbedRecipe
+    from searchtune.specs.rerank import RerankRecipe as RerankRecipe
     from searchtune.specs.suite import SuiteSpec as SuiteSpec
     from searchtune.specs.task import TaskSpec as TaskSpec
     from searchtune.types import Collection as Collection
@@ -35,7 +38,11 @@ if TYPE_CHECKING:
     from searchtune.workflows.embed import train_embedding as train_embedding
     from searchtune.workflows.evaluate import load_suite as load_suite
     from searchtune.workflows.evaluate import run_suite as run_suite
+    from searchtune.workflows.pipeline import open_search as open_search
     from searchtune.workflows.recipes import load_recipe as load_recipe
+    from searchtune.workflows.recipes import load_rerank_recipe as load_rerank_recipe
+    from searchtune.workflows.rerank import RerankResult as RerankResult
+    from searchtune.workflows.rerank import train_reranker as train_reranker
     from searchtune.workflows.search import Hit as Hit
     from searchtune.workflows.search import encode_file as encode_file
     from searchtune.workflows.search import search_collection as search_collection
@@ -55,23 +62,30 @@ _HOMES = {
     "Qrels": "searchtune.types",
     "RankExample": "searchtune.types",
     "Report": "searchtune.evaluation.report",
+    "RerankRecipe": "searchtune.specs.rerank",
+    "RerankResult": "searchtune.workflows.rerank",
+    "RerankerCard": "searchtune.specs.card",
     "Run": "searchtune.types",
+    "Search": "searchtune.pipeline",
     "SearchtuneError": "searchtune.errors",
     "SuiteSpec": "searchtune.specs.suite",
     "TaskSpec": "searchtune.specs.task",
     "Verification": "searchtune.workflows.adapter",
     "encode_file": "searchtune.workflows.search",
     "load_recipe": "searchtune.workflows.recipes",
+    "load_rerank_recipe": "searchtune.workflows.recipes",
     "load_suite": "searchtune.workflows.evaluate",
     "load_task": "searchtune.data.tasks",
     "merge_adapter": "searchtune.workflows.adapter",
     "open_collection": "searchtune.data.tasks",
+    "open_search": "searchtune.workflows.pipeline",
     "read_report": "searchtune.evaluation.report",
     "render_report": "searchtune.evaluation.table",
     "run_suite": "searchtune.workflows.evaluate",
     "score": "searchtune.metrics.ranking",
     "search_collection": "searchtune.workflows.search",
     "train_embedding": "searchtune.workflows.embed",
+    "train_reranker": "searchtune.workflows.rerank",
     "verify_adapter": "searchtune.workflows.adapter",
 }
 """The public names and the modules they live in; the imports above say the same to type checkers."""

@@ -24,6 +24,7 @@ from searchtune.workflows import rerank_finish, rerank_measure
 from searchtune.workflows.adapter import merge_adapter, verify_adapter
 from searchtune.workflows.evaluate import run_suite
 from searchtune.workflows.open_reranker import open_reranker
+from searchtune.workflows.pipeline import open_search
 from searchtune.workflows.plan import plan_reranker
 from searchtune.workflows.progress import SILENT
 from searchtune.workflows.rerank import train_reranker
@@ -248,3 +249,19 @@ def test_the_plan_says_what_would_be_trained(world, tiny_model):
 def test_a_recipe_that_cannot_work_is_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         small_recipe("t", "b", **changes)
+
+
+def test_a_search_retrieves_and_reranks(finished, world):
+    collection = open_collection(load_task(str(world)))
+    queries = collection.qrels["test"].queries
+    texts = [collection.query_texts[int(query)] for query in queries]
+    search = open_search(str(world), words=True, reranker=str(finished.folder))
+    hits = search.search(texts, top=10)
+    run = WordRanker(collection).rank(Request(queries, 100), {})
+    scores = search.reranker.rerank(texts, Run(np.arange(len(queries)), run.docs, run.scores))
+    assert [[hit.document for hit in row] for row in hits] == [
+        [int(doc) for doc in row if doc >= 0] for row in scores.docs[:, :10]
+    ]
+    assert set(search.timings) == {"retrieve", "rerank"}
+    with pytest.raises(ConfigError, match="needs a retriever"):
+        open_search(str(world))

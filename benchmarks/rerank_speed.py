@@ -4,9 +4,10 @@ The same MiniLM body with a new head, the same LoRA (rank 16, every linear layer
 (binary cross-entropy over pairs) and threads, side by side in one process. Every round gives one batch to every system
 in turn, so that a busy machine slows all of them, and a ratio is taken within a round.
 
-Training: one step is forward, backward, clipping and AdamW. Peers are sentence-transformers' `CrossEncoder` under its
-own `BinaryCrossEntropyLoss`, tokenising left out: as it comes (float32, base's dropout), under bf16 autocast as the
-trainer's `bf16=True` has it, and with bf16 weights under float32 LoRA; sdpa or eager attention.
+Training: one step is forward, backward, clipping and AdamW, tokenising left out on both sides (the peer's own loss does
+it in every step). Peers are sentence-transformers' `CrossEncoder` as it comes (float32, the base's dropout), and
+without dropout under bf16 autocast as the trainer's `bf16=True` has it, or with bf16 weights under float32 LoRA; sdpa
+or eager attention.
 
 Scoring: from texts to scores, tokenising included. Peers are `CrossEncoder.predict`: as it comes (float32, batches of
 32), and in bf16 with batches of several sizes. Both sides open one adapter trained for a few steps, so that scores can
@@ -34,7 +35,6 @@ import torch
 from peer import BASE
 from peft import LoraConfig, TaskType
 from sentence_transformers import CrossEncoder
-from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from torch import Tensor, nn
 
 from searchtune.data.tasks import load_task, open_collection
@@ -157,7 +157,6 @@ def peer_training(material: Material, how: str) -> System:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    loss = BinaryCrossEntropyLoss(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
     count = material.options.warmup + material.options.rounds
@@ -166,7 +165,8 @@ def peer_training(material: Material, how: str) -> System:
 
     def step(number: int) -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            value = loss([dict(features[number])], material.labels(material.batch(number)))
+            scores = model(dict(features[number]))["scores"].view(-1)
+            value = nn.functional.binary_cross_entropy_with_logits(scores, material.labels(material.batch(number)))
         return optimise(value, trained, optimiser)
 
     return System(how, step)

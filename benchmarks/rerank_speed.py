@@ -212,10 +212,14 @@ def scoring_systems(material: Material, folder: Path) -> list[System]:
     ours = load_reranker(folder, Reading(max_tokens=tokens), dtype=compute_dtype("auto", CPU), device=CPU)
     collection = material.collection
     texts = material.texts(np.arange(len(material.docs)))
+    asked, query_rows = np.unique(material.queries, return_inverse=True)
+    found, doc_rows = np.unique(material.docs, return_inverse=True)
+    queries = [collection.query_texts[int(query)] for query in asked]
+    documents = [collection.documents[int(doc)] for doc in found]
 
     def run_ours(_: int) -> FloatArray:
-        store = pair_store(ours.tokenizer, list(collection.query_texts), collection.documents, ours.form)
-        return ours.score_store(store, material.queries, material.docs)
+        store = pair_store(ours.tokenizer, queries, documents, ours.form)
+        return ours.score_store(store, query_rows, doc_rows)
 
     systems = [System(OURS, run_ours)]
     default = peer_model(tokens, bf16=False, folder=str(folder))
@@ -268,29 +272,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="pairs in a training step")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64], help="of the bf16 peer's predict")
     parser.add_argument("--tokens", type=int, default=128, help="pairs are cut here")
+    parser.add_argument("--parts", nargs="+", choices=["training", "scoring"], default=["training", "scoring"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     material = Material(options)
-    print("## training step\n")
-    hows = ["default", "autocast sdpa", "autocast eager", "weights sdpa", "weights eager"]
-    training = [our_training(material), *(peer_training(material, how) for how in hows)]
-    rounds(training, options.rounds, options.warmup)
-    found: dict[str, Any] = {"training": table(training, options.batch_size)}
-    print(f"\nfirst losses: {', '.join(f'{system.name} {system.results[0]:.4f}' for system in training)}")
-    print("\n## scoring\n")
-    with tempfile.TemporaryDirectory() as folder:
-        systems = scoring_systems(material, Path(folder))
-        rounds(systems, options.rounds, options.warmup)
-    found["scoring"] = table(systems, len(material.docs))
-    truth = next(system for system in systems if system.name == "default").results[-1]
-    print("\n| system | largest score difference from float32 | nDCG@10 difference |\n| --- | --- | --- |")
-    for system in systems:
-        scores = np.asarray(system.results[-1], dtype=np.float32)
-        worst = float(np.abs(scores - truth).max())
-        print(f"| {system.name} | {worst:.4f} | {material.ndcg(scores) - material.ndcg(truth):+.4f} |")
-        found.setdefault("largest_difference", {})[system.name] = worst
+    found: dict[str, Any] = {}
+    if "training" in options.parts:
+        found |= compare_training(material)
+    if "scoring" in options.parts:
+        found |= compare_scoring(material)
     found |= {
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
@@ -298,6 +290,37 @@ def main() -> None:
     }
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def compare_training(material: Material) -> dict[str, Any]:
+    """Time the training steps of all systems, and print the tables."""
+    options = material.options
+    print("## training step\n")
+    hows = ["default", "autocast sdpa", "autocast eager", "weights sdpa", "weights eager"]
+    training = [our_training(material), *(peer_training(material, how) for how in hows)]
+    rounds(training, options.rounds, options.warmup)
+    ratios = table(training, options.batch_size)
+    print(f"\nfirst losses: {', '.join(f'{system.name} {system.results[0]:.4f}' for system in training)}")
+    return {"training": ratios}
+
+
+def compare_scoring(material: Material) -> dict[str, Any]:
+    """Time the scoring of all systems, compare what they give, and print the tables."""
+    options = material.options
+    print("\n## scoring\n")
+    with tempfile.TemporaryDirectory() as folder:
+        systems = scoring_systems(material, Path(folder))
+        rounds(systems, options.rounds, options.warmup)
+    ratios = table(systems, len(material.docs))
+    differences = {}
+    truth = next(system for system in systems if system.name == "default").results[-1]
+    print("\n| system | largest score difference from float32 | nDCG@10 difference |\n| --- | --- | --- |")
+    for system in systems:
+        scores = np.asarray(system.results[-1], dtype=np.float32)
+        worst = float(np.abs(scores - truth).max())
+        print(f"| {system.name} | {worst:.4f} | {material.ndcg(scores) - material.ndcg(truth):+.4f} |")
+        differences[system.name] = worst
+    return {"scoring": ratios, "largest_difference": differences}
 
 
 if __name__ == "__main__":

@@ -129,8 +129,9 @@ def write_causal(folder: Path) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    answers = ("yes", "no")
     config = LlamaConfig(
-        vocab_size=len(_vocabulary()),
+        vocab_size=len(_vocabulary(answers)),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -145,7 +146,7 @@ def write_causal(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         LlamaForCausalLM(config).eval().save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    _tokenizer(answers).save_pretrained(folder)
     return folder
 
 
@@ -165,19 +166,18 @@ def _write_model(architecture, config, folder):
     return folder / "model"
 
 
-def _vocabulary() -> dict[str, int]:
-    # "yes" and "no" are what a language model may be asked to say
+def _vocabulary(extra: tuple[str, ...] = ()) -> dict[str, int]:
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     pieces = [*letters, *(f"##{letter}" for letter in letters)]
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *words(), "yes", "no"]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *words(), *extra]
     return {token: i for i, token in enumerate(tokens)}
 
 
-def _tokenizer():
+def _tokenizer(extra: tuple[str, ...] = ()):
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = _vocabulary()
+    vocabulary = _vocabulary(extra)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

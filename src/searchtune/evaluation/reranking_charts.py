@@ -43,7 +43,7 @@ def trade_off_chart(report: Report, rows: Rows) -> Spec:
     times = [row["ms"] for row in rows]
     wide = min(times) > 0 and max(times) / min(times) > WIDE
     domain = alt.Scale(type="log", nice=False, padding=24) if wide else alt.Scale(zero=True, nice=True)
-    x = alt.X("ms:Q", title="milliseconds per query", scale=domain, axis=alt.Axis(format="~g", tickCount=6))
+    x = alt.X("ms:Q", title="milliseconds per query", scale=domain, axis=alt.Axis(format="~r", tickCount=6))
     scale = alt.Scale(zero=False, padding=14)
     label = metric_label(report.headline_metric)
     y = alt.Y("mean:Q", title=label, scale=scale, axis=alt.Axis(format=".2f", tickCount=5))

@@ -33,7 +33,6 @@ from searchtune.storage.fingerprint import sha256_file
 from searchtune.storage.marker import is_complete
 from searchtune.storage.places import cache_root, one_at_a_time
 
-SUFFIX = ".gguf"
 ORIGIN_FILE = "gguf.json"
 _FORMAT = 1
 _MAGIC = b"GGUF"

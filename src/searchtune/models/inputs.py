@@ -69,6 +69,13 @@ class TokenStore:
         ids[mask.bool()] = torch.from_numpy(_gather(self.ids, self.offsets, texts))
         return Chunk(mask=mask.to(device), ids=ids.to(device))
 
+    def cut(self, limit: int) -> TokenStore:
+        """The first `limit` tokens of every text."""
+        lengths = np.minimum(self.lengths, limit)
+        within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        ids = self.ids[np.repeat(self.offsets[:-1], lengths) + within]
+        return TokenStore(ids, np.concatenate(([0], np.cumsum(lengths))), int((self.lengths > limit).sum()))
+
     @classmethod
     def joined(cls, parts: Sequence[TokenStore]) -> TokenStore:
         """One store with the texts of `parts` one after the other."""

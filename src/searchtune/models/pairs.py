@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from searchtune.errors import ConfigError
 from searchtune.models.inputs import Chunk, TokenStore, padding_mask, tokenise
 from searchtune.types import IntArray
 
+_NO_LIMIT = 10**9
 QUERY, DOCUMENT = "{query}", "{document}"
 """Where the texts stand in a template."""
 
@@ -58,13 +59,18 @@ class PairFormat:
         return np.where(swapped, new_long, new_short), np.where(swapped, new_short, new_long)
 
 
+class BareTexts(NamedTuple):
+    """Texts as token ids without special tokens, cut at what a pair has room for."""
+
+    tokens: TokenStore
+    lengths: IntArray
+    """Tokens of the whole texts: which of two is the longer decides how a pair is cut. Shape: (texts,)."""
+
+
 class PairStore:
-    """The pairs of any query and any document, cut at the format's length.
+    """The pairs of any query and any document, cut at the format's length."""
 
-    Shape: queries and documents are stores of bare texts, without special tokens.
-    """
-
-    def __init__(self, queries: TokenStore, documents: TokenStore, form: PairFormat) -> None:
+    def __init__(self, queries: BareTexts, documents: BareTexts, form: PairFormat) -> None:
         self.queries, self.documents, self.form = queries, documents, form
 
     def lengths(self, queries: IntArray, documents: IntArray) -> IntArray:
@@ -90,12 +96,12 @@ class PairStore:
 
     def _ids(self, query: int, document: int, cut_query: int, cut_document: int) -> IntArray:
         """The ids of one pair with so many tokens of each text. Shape: (tokens,)."""
-        start, first = int(self.queries.offsets[query]), int(self.documents.offsets[document])
+        start, first = int(self.queries.tokens.offsets[query]), int(self.documents.tokens.offsets[document])
         parts = (
             self.form.before,
-            self.queries.ids[start : start + cut_query],
+            self.queries.tokens.ids[start : start + cut_query],
             self.form.between,
-            self.documents.ids[first : first + cut_document],
+            self.documents.tokens.ids[first : first + cut_document],
             self.form.after,
         )
         return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
@@ -122,11 +128,14 @@ class PairStore:
 
 
 def pair_store(tokenizer: Any, queries: Sequence[str], documents: Sequence[str], form: PairFormat) -> PairStore:
-    """Tokenise the texts, each once; no text keeps more tokens than a pair has room for."""
-    room = max(1, form.room)
-    return PairStore(
-        tokenise(tokenizer, queries, room, special=False), tokenise(tokenizer, documents, room, special=False), form
-    )
+    """Tokenise the texts, each once."""
+    return PairStore(bare_texts(tokenizer, queries, form), bare_texts(tokenizer, documents, form), form)
+
+
+def bare_texts(tokenizer: Any, texts: Sequence[str], form: PairFormat) -> BareTexts:
+    """One side of pairs, tokenised."""
+    whole = tokenise(tokenizer, texts, _NO_LIMIT, special=False)
+    return BareTexts(whole.cut(form.room), whole.lengths)
 
 
 def tokenizer_format(tokenizer: Any, max_tokens: int) -> PairFormat:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from searchtune.errors import ModelError
-from searchtune.models.gguf import SUFFIX, converted
 from searchtune.storage.fingerprint import Fingerprint
 
+GGUF = ".gguf"
+"""How a file of llama.cpp's format is called."""
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -54,11 +55,13 @@ def resolve_model(base: str, revision: str | None = None) -> Path:
     """
     if base.startswith("package:"):
         folder = _inside_package(base.removeprefix("package:"))
-    elif base.endswith(SUFFIX) or Path(base).expanduser().is_dir():
+    elif base.endswith(GGUF) or Path(base).expanduser().is_dir():
         folder = Path(base).expanduser().resolve()
     else:
         folder = _from_hub(base, revision)
-    if folder.name.endswith(SUFFIX):
+    if folder.name.endswith(GGUF):
+        from searchtune.models.gguf import converted  # opens torch, which the hash of a base does not need
+
         return converted(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{base}: {folder} has no config.json, so it is no transformers model folder")
@@ -74,7 +77,7 @@ def _inside_package(reference: str) -> Path:
         )
     root = Path(next(iter(spec.submodule_search_locations))).resolve()
     folder = (root / inner).resolve()
-    a_file = inner.endswith(SUFFIX)
+    a_file = inner.endswith(GGUF)
     if not folder.is_relative_to(root) or not (folder.is_file() if a_file else folder.is_dir()):
         have = ", ".join(sorted(path.name for path in root.iterdir() if _may_be_base(path)))
         what = "file" if a_file else "folder"
@@ -83,7 +86,7 @@ def _inside_package(reference: str) -> Path:
 
 
 def _may_be_base(path: Path) -> bool:
-    return path.suffix == SUFFIX or (path.is_dir() and not path.name.startswith("_"))
+    return path.suffix == GGUF or (path.is_dir() and not path.name.startswith("_"))
 
 
 def _from_hub(base: str, revision: str | None) -> Path:

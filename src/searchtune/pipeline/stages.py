@@ -8,8 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from searchtune.models.inputs import TokenStore, tokenise
-from searchtune.models.pairs import PairStore
+from searchtune.models.pairs import BareTexts, PairStore, bare_texts
 from searchtune.models.reranker import Reranker
 from searchtune.retrieval.bm25 import BM25Index
 from searchtune.retrieval.fusion import fuse
@@ -74,19 +73,18 @@ class PairReranker:
     depth: int = 50
     blend: FittedBlend | None = None
     """How to weigh the retriever's scores in; None orders by the model alone."""
-    _tokens: TokenStore = field(init=False, repr=False)
+    _texts: BareTexts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._form = self.model.form
-        room = max(1, self._form.room)
-        self._tokens = tokenise(self.model.tokenizer, self.documents, room, special=False)
+        self._texts = bare_texts(self.model.tokenizer, self.documents, self._form)
 
     def rerank(self, queries: Sequence[str], run: Run) -> Run:
-        asked = tokenise(self.model.tokenizer, list(queries), max(1, self._form.room), special=False)
+        asked = bare_texts(self.model.tokenizer, queries, self._form)
         places = (run.docs != NO_DOC) & (np.arange(run.depth) < self.depth)
         rows, _ = np.nonzero(places)
         scores = np.full(run.docs.shape, np.nan, dtype=np.float32)
-        store = PairStore(asked, self._tokens, self._form)
+        store = PairStore(asked, self._texts, self._form)
         scores[places] = self.model.score_store(store, run.queries[rows], run.docs[places])
         if self.blend is None:
             return reordered(run, scores, self.depth)

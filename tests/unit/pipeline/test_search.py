@@ -56,7 +56,7 @@ def test_nothing_asked_nothing_found(words):
 def test_what_cannot_be_searched_is_refused(words):
     search = Search(IDS, words, Backwards(), depth=2)
     with pytest.raises(DataError, match="query 2 of 2 is empty"):
-        search.search(["apple", "  "])
+        search.search(["apple", "  "], top=2)
     with pytest.raises(ConfigError, match="top 3"):
         search.search(["apple"], top=3)
     with pytest.raises(ConfigError, match="top 0"):

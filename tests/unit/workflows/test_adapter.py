@@ -117,7 +117,7 @@ def test_other_weights_under_a_fresh_marker(adapter):
 
 
 def test_a_probe_that_gives_nan(finished):
-    with pytest.raises(ArtifactError, match="differ by nan"):
+    with pytest.raises(ArtifactError, match="differs by nan"):
         check_probe("it", float("nan"), 1e-5)
 
 

@@ -126,7 +126,8 @@ def staged(body: str) -> list[str]:
 
 
 def test_ctrl_c_of_a_running_process():
-    command = staged("print('ready', flush=True); time.sleep(60)")
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore it
+    command = staged(f"{listen}; print('ready', flush=True); time.sleep(60)")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)

@@ -71,15 +71,14 @@ class GroupRanking:
     def loss(self, batch: Groups) -> Tensor:
         scores = self.scores(batch.row_queries, batch.docs)
         offsets = torch.from_numpy(batch.offsets).to(self.device)
-        padded, mask = pad_groups(scores / self.spec.temperature, offsets)  # (groups, width)
+        padded, mask = pad_groups(scores, offsets)  # (groups, width)
         given = batch.labels if batch.teacher is None else batch.teacher
         targets, _ = pad_groups(torch.from_numpy(given).to(self.device), offsets)
         if self.spec.name == "margin-mse":
-            return margin_mse(padded * self.spec.temperature, targets, mask)
+            return margin_mse(padded, targets, mask)
         if self.spec.name == "kl":
-            unscaled = padded * self.spec.temperature
-            return kl_distillation(unscaled, targets, mask, temperature=self.spec.temperature)
-        return _BY_LABEL[self.spec.name](padded, targets, mask)
+            return kl_distillation(padded, targets, mask, temperature=self.spec.temperature)
+        return _BY_LABEL[self.spec.name](padded / self.spec.temperature, targets, mask)
 
     def scores(self, queries: IntArray, documents: IntArray) -> Tensor:
         """Scores of pairs, over all processes. Shape: (pairs,) all."""

@@ -23,7 +23,7 @@ from searchtune.models.precision import Precision, device_type, dtype_name, pick
 from searchtune.models.sources import resolve_model
 from searchtune.retrieval.cache import EmbeddingCache, EncoderKey
 from searchtune.specs.card import CARD_FILE, adapter_folder
-from searchtune.types import Collection, FloatArray
+from searchtune.types import Collection, FloatArray, IntArray
 from searchtune.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -209,6 +209,14 @@ def encode_collection(
         encoded=new_documents + new_queries,
         cached=cached,
     )
+
+
+def together(collection: Collection, vectors: CollectionVectors, splits: Sequence[str]) -> tuple[IntArray, FloatArray]:
+    """Queries of several splits, ascending, with their vectors."""
+    queries = np.concatenate([collection.qrels[split].queries for split in splits])
+    rows = np.concatenate([vectors.queries[split] for split in splits])
+    known, first = np.unique(queries, return_index=True)
+    return known, rows[first]
 
 
 def _plain(root: Path, dtype: str) -> Encoder:

@@ -35,7 +35,7 @@ from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.storage.output import OutputPolicy, prepare_output
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
-from searchtune.workflows.encode import BiEncoder, CollectionVectors, encode_collection, open_encoder
+from searchtune.workflows.encode import BiEncoder, encode_collection, open_encoder, together
 from searchtune.workflows.open_reranker import exit_of, open_reranker
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
@@ -251,7 +251,7 @@ class _Bench:
         index = self._index(system, encoder, vectors.documents)
         if not index.exact:
             self.losses[name] = ExactIndex(vectors.documents)
-        known, rows = _together(self.collection, vectors, splits)
+        known, rows = together(self.collection, vectors, splits)
         return VectorRanker(index, known, rows, vectors.document_seconds)
 
     def _index(self, system: DenseSystem, encoder: BiEncoder, vectors: FloatArray) -> VectorIndex:
@@ -347,11 +347,3 @@ class _Bench:
             "versions": versions(),
             "hardware": hardware(),
         }
-
-
-def _together(collection: Collection, vectors: CollectionVectors, splits: list[str]) -> tuple[IntArray, Any]:
-    """Queries of several splits, ascending, with their vectors."""
-    queries = np.concatenate([collection.qrels[split].queries for split in splits])
-    rows = np.concatenate([vectors.queries[split] for split in splits])
-    known, first = np.unique(queries, return_index=True)
-    return known, rows[first]

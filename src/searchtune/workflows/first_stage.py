@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
 
 from searchtune.errors import ConfigError
 from searchtune.retrieval.cache import EmbeddingCache
-from searchtune.specs.card import adapter_folder
 from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, System
 from searchtune.types import Collection, IntArray, Run
-from searchtune.workflows.encode import CollectionVectors, encode_collection, open_encoder
+from searchtune.workflows.encode import CollectionVectors, encode_collection, open_encoder, together
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.systems import (
     FusedRanker,
@@ -73,22 +68,12 @@ def open_dense(
     encoder = open_encoder(
         system.model,
         revision=system.revision,
+        precision=system.precision,
         max_tokens=system.max_tokens,
         query_prompt=system.query_prompt,
         document_prompt=system.document_prompt,
     )
     vectors = encode_collection(collection, encoder, cache, splits=splits, progress=progress)
-    queries = np.concatenate([collection.qrels[split].queries for split in splits])
-    rows = np.concatenate([vectors.queries[split] for split in splits])
-    known, first = np.unique(queries, return_index=True)
+    known, rows = together(collection, vectors, splits)
     index = open_index(system.index, vectors.documents)
-    return VectorRanker(index, known, rows[first], vectors.document_seconds), vectors
-
-
-def trained_documents(model: str, collection: Collection) -> set[int] | None:
-    """The documents of a collection that an adapter's training saw as positives; None where `model` is no adapter."""
-    file = adapter_folder(Path(model)) / "train_positives.json"
-    if not file.is_file():
-        return None
-    places = collection.doc_index
-    return {places[doc] for doc in json.loads(file.read_text(encoding="utf-8")) if doc in places}
+    return VectorRanker(index, known, rows, vectors.document_seconds), vectors

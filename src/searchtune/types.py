@@ -1,4 +1,4 @@
-"""The array-native nouns that every room shares: `Collection`, `Qrels`, `Run`, `RankExample`.
+"""The nouns that every room shares: `Collection`, `Qrels`, `Run`, `RankExample` (array-native) and `Judgment`.
 
 Documents and queries are known by integer position. A `Collection` keeps its documents and its queries in
 the byte order of their ids, so that comparing two positions is the same as comparing two id strings: the
@@ -168,3 +168,23 @@ class RankExample:
     negatives: tuple[int, ...] = ()
     teacher_scores: tuple[float, ...] | None = None
     """One score for each positive, then each negative, where a teacher gave them."""
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What a judge, human or model, said about one pair; `grade` is None where it said nothing that could be read."""
+
+    query_id: str
+    doc_id: str
+    grade: int | None
+    probabilities: tuple[float, ...] | None = None
+    """The judge's distribution over the grades of its rubric, lowest first; None where it gave only a grade."""
+    reason: str | None = None
+    """Why there is no grade."""
+
+    @property
+    def expected(self) -> float | None:
+        """The mean of the distribution over grades 0, 1, ...; the grade itself where there is no distribution."""
+        if self.probabilities is None:
+            return None if self.grade is None else float(self.grade)
+        return sum(grade * share for grade, share in enumerate(self.probabilities))

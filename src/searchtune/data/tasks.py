@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from searchtune.data.beir import check_template, read_beir
+from searchtune.data.collection import with_qrels
 from searchtune.data.irds import IRDS, open_irds
 from searchtune.data.pystdlib import load_pystdlib
 from searchtune.data.splits import cut_dev
@@ -50,9 +52,23 @@ def open_collection(task: TaskSpec) -> Collection:
     """Read a task's collection; where it has train but no dev, dev is cut from train (see `splits.cut_dev`)."""
     check_template(task.doc_template)
     collection = _opened(task)
+    if task.splits:
+        collection = _with_splits(collection, task.splits)
     if "train" in collection.qrels and "dev" not in collection.qrels:
         return cut_dev(collection, task.dev_from_train)
     return collection
+
+
+def _with_splits(collection: Collection, splits: Mapping[str, str]) -> Collection:
+    """The same collection with its labels under the names that a task gives them."""
+    for name, source in splits.items():
+        if source not in collection.qrels:
+            raise ConfigError(
+                f"task {collection.name}: splits.{name} names {source!r}{did_you_mean(source, collection.qrels)}"
+            )
+    if len(set(splits.values())) < len(splits):
+        raise ConfigError(f"task {collection.name}: splits {dict(splits)} give the same labels two names")
+    return with_qrels(collection, {name: collection.qrels[source] for name, source in splits.items()})
 
 
 def data_home() -> Path:

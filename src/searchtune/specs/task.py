@@ -28,5 +28,7 @@ class TaskSpec(Spec):
     """Leave a document out of a query's ranking when both bear the same id."""
     dev_from_train: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training queries held out as dev where the collection has no dev split."""
+    splits: dict[str, str] = {}
+    """Which labels of the source serve as what, such as `{train: test}`; the others are left out. Empty keeps all."""
     queries_file: str = "queries.jsonl"
     qrels_folder: str = "qrels"

@@ -111,3 +111,24 @@ def test_a_task_of_ir_datasets(monkeypatch):
     assert spec.name == "beir-scifact-train-beir-scifact-test"
     assert len(open_collection(spec).split("test")) == 1
     assert (asked["source"], asked["min_grade"]) == (spec.source, 1)
+
+
+def test_labels_serve_under_the_names_that_the_task_gives(make):
+    task = TaskSpec(name="pets", source=str(make()), splits={"dev": "test"})
+    whole = open_collection(TaskSpec(name="pets", source=str(make(name="again"))))
+    collection = open_collection(task)
+    assert list(collection.qrels) == ["dev"]
+    assert collection.qrels["dev"].grades.tolist() == whole.qrels["test"].grades.tolist()
+    assert collection.fingerprint != whole.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": "tset"}, "splits.train names 'tset'; did you mean 'test'"),
+        ({"train": "test", "dev": "test"}, "two names"),
+    ],
+)
+def test_labels_that_are_not_there_or_named_twice(make, splits, message):
+    with pytest.raises(ConfigError, match=message):
+        open_collection(TaskSpec(name="pets", source=str(make()), splits=splits))

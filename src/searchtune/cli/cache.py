@@ -1,4 +1,4 @@
-"""`searchtune cache`: look at the embedding cache, and remove what is not needed any more."""
+"""`searchtune cache`: look at what is kept to save work, and remove what is not needed any more."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 
 if TYPE_CHECKING:
     from searchtune.retrieval.cache import KeyInfo
+    from searchtune.storage.places import Kept
 
-app = typer.Typer(no_args_is_help=True, help="Look at the embedding cache, remove what is old.")
+app = typer.Typer(no_args_is_help=True, help="Look at what is kept to save work, remove what is old.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -20,7 +21,10 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 @app.command()
 def info(as_json: AsJson = False) -> None:
-    """Say for which encoders vectors are kept, and how much disk they take."""
+    """Say for which encoders vectors are kept, what else is, and how much disk it takes.
+
+    The rest is BM25 indexes, scores and other derived values, and models that were converted; `prune --all` removes it.
+    """
     from searchtune.retrieval.cache import EmbeddingCache
 
     cache = EmbeddingCache()
@@ -28,11 +32,15 @@ def info(as_json: AsJson = False) -> None:
     total = sum(one.bytes for one in found)
     if as_json:
         keys = [_plain(one) for one in found]
-        typer.echo(json.dumps({"folder": str(cache.folder), "bytes": total, "keys": keys}, indent=2))
+        others = [{"folder": str(one.folder), "files": one.files, "bytes": one.bytes} for one in _others()]
+        facts = {"folder": str(cache.folder), "bytes": total, "keys": keys, "others": others}
+        typer.echo(json.dumps(facts, indent=2))
         return
     for one in found:
         typer.echo(_line(one))
     typer.echo(f"{len(found)} encoders, {_size(total)} in {cache.folder}")
+    for other in _others():
+        typer.echo(f"{other.files:,} files, {_size(other.bytes)} in {other.folder}")
 
 
 @app.command()
@@ -46,7 +54,9 @@ def prune(
     everything: Annotated[bool, typer.Option("--all", help="Remove all of it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove the vectors of whole encoders, those unused for longest first."""
+    """Remove the vectors of whole encoders, those unused for longest first; with --all everything that is kept."""
+    import shutil
+
     from searchtune.retrieval.cache import EmbeddingCache
 
     if everything == (older_than is not None or max_size is not None):
@@ -54,15 +64,30 @@ def prune(
     cache = EmbeddingCache()
     most = 0 if everything else None if max_size is None else parse_size(max_size)
     gone = cache.candidates(older_than_days=older_than, max_bytes=most)
-    if not gone:
+    others = _others() if everything else []
+    if not gone and not others:
         typer.echo("nothing to remove")
         return
     for one in gone:
         typer.echo(_line(one), err=True)
+    for other in others:
+        typer.echo(f"{other.files:,} files, {_size(other.bytes)} in {other.folder}", err=True)
     if not yes:
-        typer.confirm(f"remove the vectors of these {len(gone)} encoders?", abort=True, err=True)
+        rest = f" and {len(others)} other folders" if others else ""
+        typer.confirm(f"remove the vectors of these {len(gone)} encoders{rest}?", abort=True, err=True)
     removed = cache.prune(keys=[one.name for one in gone])
-    typer.echo(f"{len(removed)} encoders removed, {_size(sum(one.bytes for one in removed))} freed")
+    for other in others:
+        shutil.rmtree(other.folder, ignore_errors=True)
+    freed = sum(one.bytes for one in [*removed, *others])
+    typer.echo(f"{len(removed)} encoders removed, {_size(freed)} freed")
+
+
+def _others() -> list[Kept]:
+    """What is kept beside the vectors."""
+    from searchtune.retrieval.cache import default_folder
+    from searchtune.storage.places import kept
+
+    return [one for one in kept() if one.folder != default_folder()]
 
 
 def parse_size(text: str) -> int:

@@ -34,7 +34,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Measure only the tasks that have no report yet.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation.")] = False,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Encode everything anew; read and write no cache.")
+        bool, typer.Option("--no-cache", help="Encode everything anew; read and write no vectors.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -165,7 +165,8 @@ def inference(model: HasBackbone) -> Iterator[None]:
     """Evaluate with the fused attention kernel, then put training's setting back: its backward pass is slow on CPUs."""
     before = model.backbone.config._attn_implementation
     training = model.training
-    model.backbone.config._attn_implementation = "sdpa"
+    if getattr(model.backbone, "_supports_sdpa", False):
+        model.backbone.config._attn_implementation = "sdpa"
     model.train(False)
     try:
         yield

@@ -6,8 +6,9 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from searchtune.errors import StorageError
 
@@ -20,6 +21,30 @@ def cache_root() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "searchtune"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "searchtune"
+
+
+class Kept(NamedTuple):
+    """One folder directly below the cache root."""
+
+    folder: Path
+    files: int
+    bytes: int
+
+
+def kept() -> list[Kept]:
+    """What the cache root holds, by folder name."""
+    root = cache_root()
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return [_measured(folder) for folder in folders]
+
+
+def _measured(folder: Path) -> Kept:
+    sizes = []
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another process may be at work
+            if path.is_file():
+                sizes.append(path.stat().st_size)
+    return Kept(folder, len(sizes), sum(sizes))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from searchtune.cli.cache import app, parse_size
 from searchtune.retrieval.cache import KEY_FILE, EmbeddingCache, EncoderKey
+from searchtune.storage import derived
 
 
 @pytest.fixture
@@ -52,6 +54,24 @@ def test_info_for_machines(cache):
         ("new", 2, "bfloat16"),
         ("old", 2, "bfloat16"),
     ]
+
+
+def test_what_else_is_kept(cache):
+    derived.remember("scores", {"of": "this"}, b"123")
+    *_, line = call("info").stdout.splitlines()
+    assert line.startswith("1 files, 0.1 kB in ")
+    assert line.endswith("derived")
+    (other,) = json.loads(call("info", "--json").stdout)["others"]
+    assert (other["files"], Path(other["folder"]).name) == (1, "derived")
+
+
+def test_some_of_it_can_go_but_not_the_rest(cache):
+    derived.remember("scores", {"of": "this"}, b"123")
+    assert call("prune", "--older-than", "5", "--yes").exit_code == 0
+    assert derived.recall("scores", {"of": "this"}) == b"123"
+    assert call("prune", "--all", "--yes").exit_code == 0
+    assert derived.recall("scores", {"of": "this"}) is None
+    assert labels(cache) == []
 
 
 def test_info_on_nothing(tmp_path, monkeypatch):

@@ -13,31 +13,25 @@ mark, blank lines and a label given twice with one grade are read as meant; `war
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
-from typing import BinaryIO, Literal, NoReturn, cast
+from typing import Literal, NoReturn
 
 import numpy as np
 
 from searchtune.data.named import NamedQrels, NamedRun, as_float32, ranked_rows
+from searchtune.data.packed import created, opened
 from searchtune.data.parse import MAX_GRADE, QRELS_HEADERS, parse_grade
 from searchtune.data.problems import Findings, Problem
 from searchtune.errors import DataError
-from searchtune.storage.atomic import atomic_write
 from searchtune.types import NO_DOC, FloatArray, FloatArray64, IntArray, Qrels
 
 _LINES = 1 << 16
 """Lines that are parsed at once."""
 _SHOWN = 5
 _BOM = b"\xef\xbb\xbf"
-_GZIP = b"\x1f\x8b"
-_PACKING = 4
-"""Level of gzip, below its default of 9: runs are written in passing."""
 _RUN_COLUMNS = "query-id Q0 document-id rank score tag"
 _QRELS_COLUMNS = "query-id 0 document-id grade, or query-id, document-id and grade with tabs between them"
 
@@ -74,7 +68,7 @@ class _Reader:
     def parts(self) -> Iterator[list[bytes]]:
         """The lines that are not blank, some thousands at a time; raises what the last part's reader complained of."""
         start = 1
-        with _opened(self.path) as file:
+        with opened(self.path) as file:
             while lines := list(islice(file, _LINES)):
                 numbers = np.arange(start, start + len(lines))
                 start += len(lines)
@@ -205,10 +199,10 @@ def write_trec_run(path: Path, named: NamedRun) -> None:
     """
     run = named.run
     used = np.unique(run.docs[run.docs != NO_DOC]).tolist()
-    _check_ids("tag", [named.tag])
-    _check_ids("query id", [named.query_ids[i] for i in run.queries.tolist()])
-    _check_ids("document id", [named.doc_ids[i] for i in used])
-    with _created(path) as file:
+    check_ids("tag", [named.tag])
+    check_ids("query id", [named.query_ids[i] for i in run.queries.tolist()])
+    check_ids("document id", [named.doc_ids[i] for i in used])
+    with created(path) as file:
         for query, docs, scores in zip(run.queries.tolist(), run.docs.tolist(), run.scores.tolist(), strict=True):
             name = named.query_ids[query]
             ranked = zip(docs, scores, strict=True)
@@ -227,44 +221,17 @@ def write_qrels_file(path: Path, named: NamedQrels, *, layout: Literal["trec", "
     docs = [named.doc_ids[i] for i in qrels.docs.tolist()]
     rows = zip(queries, docs, qrels.grades.tolist(), strict=True)
     if layout == "trec":
-        _check_ids("query id", queries)
-        _check_ids("document id", docs)
+        check_ids("query id", queries)
+        check_ids("document id", docs)
         lines = [f"{query} 0 {doc} {grade}\n" for query, doc, grade in rows]
     else:
         lines = ["query-id\tcorpus-id\tscore\n", *(f"{query}\t{doc}\t{grade}\n" for query, doc, grade in rows)]
-    with _created(path) as file:
+    with created(path) as file:
         file.write("".join(lines).encode("utf-8"))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked where it is gzip; what the system says against it becomes a `DataError`."""
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == _GZIP
-            raw.seek(0)
-            if packed:
-                with gzip.open(raw, "rb") as file:
-                    yield cast("BinaryIO", file)
-            else:
-                yield raw
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: broken gzip file ({error}); fetch or write it again") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
-@contextmanager
-def _created(path: Path) -> Iterator[BinaryIO]:
-    with atomic_write(path) as file:
-        if path.suffix != ".gz":
-            yield file
-            return
-        with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=_PACKING, mtime=0) as packed:
-            yield cast("BinaryIO", packed)
-
-
-def _check_ids(what: str, ids: Sequence[str]) -> None:
+def check_ids(what: str, ids: Sequence[str]) -> None:
+    """Raise a `DataError` where a TREC file cannot hold an id."""
     for text in ids:
         if not text or len(text.split()) != 1 or text != text.strip():
             raise DataError(f"{what} {text!r} is empty or holds white space: a TREC file cannot hold it, rename it")

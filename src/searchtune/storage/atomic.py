@@ -56,7 +56,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except BaseException as error:
         _remove(temp)
-        _explain(error, path)
+        explain_refusal(error, path)
         raise
 
 
@@ -98,7 +98,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         _swap(temp, path)
     except BaseException as error:
         _remove(temp)
-        _explain(error, path)
+        explain_refusal(error, path)
         raise
 
 
@@ -131,6 +131,16 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def explain_refusal(error: BaseException, path: Path) -> None:
+    """Raise a `StorageError` with the remedy where `error` says that the disk refused; return otherwise."""
+    number = error.errno if isinstance(error, OSError) else None
+    if os.strerror(errno.ENOSPC) in str(error):  # native writers such as safetensors have exceptions of their own
+        number = errno.ENOSPC
+    touches = str(getattr(error, "filename", None) or path.parent).startswith(str(path.parent))
+    if number in _REMEDIES and touches:
+        raise StorageError(f"{path}: {_REMEDIES[number]}; nothing there was changed") from error
 
 
 def _replaceable(path: Path) -> bool:
@@ -180,16 +190,6 @@ def _sync_tree(folder: Path) -> None:
             with Path(parent, name).open("rb") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(parent))
-
-
-def _explain(error: BaseException, path: Path) -> None:
-    """Raise a `StorageError` with the remedy where `error` says that the disk refused; return otherwise."""
-    number = error.errno if isinstance(error, OSError) else None
-    if os.strerror(errno.ENOSPC) in str(error):  # native writers such as safetensors have exceptions of their own
-        number = errno.ENOSPC
-    touches = str(getattr(error, "filename", None) or path.parent).startswith(str(path.parent))
-    if number in _REMEDIES and touches:
-        raise StorageError(f"{path}: {_REMEDIES[number]}; nothing there was changed") from error
 
 
 def _escaped(name: str) -> str:

@@ -58,7 +58,7 @@ def render_page(report: Report) -> str:
     with debug_mode(False):  # altair checks each part against its schema, which takes longer than to draw it
         charts = page_charts(report)
     frame = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             report=report,
@@ -78,7 +78,7 @@ def render_page(report: Report) -> str:
             facts_of_training=_facts(report.training),
             cost_columns=cost_columns(report.costs),
             explorer=explorer_data(report),
-            vega=_vega() if charts else "",
+            vega=vega_script() if charts else "",
         )
     )
     return frame.replace(PLACE, rankings_script(report, LIMIT - len(frame.encode())), 1)
@@ -90,7 +90,8 @@ def write_page(report: Report, path: Path) -> None:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates with the filters that pages share; every text is escaped, a missing value is an error."""
     environment = Environment(
         loader=PackageLoader("searchtune.evaluation"),
         autoescape=True,
@@ -107,6 +108,7 @@ def _environment() -> Environment:
         interval=wording.interval,
         metric_label=wording.metric_label,
         queries=wording.queries,
+        share=wording.percent,
         milliseconds=wording.milliseconds,
         script_json=script_json,
         words=_words,
@@ -116,7 +118,7 @@ def _environment() -> Environment:
 
 
 @cache
-def _vega() -> Markup:
+def vega_script() -> Markup:
     """Vega, Vega-Lite and vega-embed as one script, safe to stand inside a script element.
 
     Bundling takes seconds, so the bundle is kept for each version of the bundler.

@@ -59,8 +59,44 @@ def bootstrap_columns(values: FloatArray64, *, seed: int, level: float = 0.95, r
     if n < 2:
         means = values[0] if n else np.full(columns, np.nan)
         return [Estimate(float(mean), np.nan, np.nan, n) for mean in means]
-    replicates = np.concatenate([weights @ values for weights in _resamples(n, seed, rounds)]) / n  # (rounds, columns)
-    return [_bca(values[:, c], replicates[:, c], level) for c in range(columns)]
+    replicates = np.concatenate([weights @ values for weights in resamples(n, seed, rounds)]) / n  # (rounds, columns)
+    means = values.mean(axis=0)
+    return [
+        bca_interval(float(means[c]), values[:, c] - means[c], replicates[:, c], level=level) for c in range(columns)
+    ]
+
+
+def bca_interval(point: float, influence: FloatArray64, replicates: FloatArray64, *, level: float = 0.95) -> Estimate:
+    """`point` with the BCa interval that its bootstrap `replicates` give (Efron 1987).
+
+    `influence` is what each resampled unit adds to the figure, up to a common factor: its distance from the mean, or
+    the mean of the leave-one-out figures minus the one without the unit. Where no resample changes anything, the
+    interval is the point. Shape: influence (n,), replicates (rounds,).
+    """
+    n, variance = len(influence), float((influence**2).sum())
+    if np.ptp(influence) < SAME and np.ptp(replicates) < SAME:
+        return Estimate(point, point, point, n)
+    below = (replicates < point - SAME).mean() + 0.5 * (np.abs(replicates - point) <= SAME).mean()
+    bias = special.ndtri(np.clip(below, 1 / (len(replicates) + 1), 1 - 1 / (len(replicates) + 1)))
+    acceleration = float((influence**3).sum()) / (6 * variance**1.5) if np.ptp(influence) >= SAME else 0.0
+    z = bias + special.ndtri([(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(replicates, special.ndtr(bias + z / (1 - acceleration * z)))
+    return Estimate(point, float(low), float(high), n)
+
+
+def resamples(n: int, seed: int, rounds: int) -> Iterator[FloatArray64]:
+    """How often each row is drawn in each resample, some resamples at a time. Shape: (part of rounds, n)."""
+    rng = np.random.default_rng(seed)
+    for size in chunks(rounds, n):
+        drawn = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def chunks(rounds: int, n: int) -> Iterator[int]:
+    """Parts that add up to `rounds`, each small enough that part x n stays within `CHUNK`."""
+    size = max(1, CHUNK // n)
+    for start in range(0, rounds, size):
+        yield min(size, rounds - start)
 
 
 def paired_randomisation(a: FloatArray64, b: FloatArray64, *, seed: int, rounds: int = ROUNDS) -> float:
@@ -80,7 +116,7 @@ def paired_randomisation_columns(differences: FloatArray64, *, seed: int, rounds
     rng = np.random.default_rng(seed)
     observed = np.abs(differences.sum(axis=0))
     extreme = np.zeros(columns, dtype=np.int64)
-    for size in _chunks(rounds, n):
+    for size in chunks(rounds, n):
         signs = 2.0 * rng.integers(0, 2, size=(size, n), dtype=np.int8) - 1.0  # (size, n)
         extreme += (np.abs(signs @ differences) >= observed - SAME).sum(axis=0)
     return [float(p) for p in (1 + extreme) / (1 + rounds)]
@@ -167,33 +203,3 @@ def _means_and_spreads(differences: FloatArray64) -> tuple[FloatArray64, FloatAr
     """Mean and standard deviation of each column; differences that only rounding tells apart have a deviation of 0."""
     spreads = np.where(np.ptp(differences, axis=0) < SAME, 0.0, differences.std(axis=0, ddof=1))
     return np.asarray(differences.mean(axis=0)), spreads
-
-
-def _bca(values: FloatArray64, replicates: FloatArray64, level: float) -> Estimate:
-    """Shape: values (n,); replicates (rounds,)."""
-    mean, n = float(values.mean()), len(values)
-    spread = values - mean
-    variance = float((spread**2).sum())
-    if np.ptp(values) < SAME:
-        return Estimate(mean, mean, mean, n)
-    below = (replicates < mean - SAME).mean() + 0.5 * (np.abs(replicates - mean) <= SAME).mean()
-    bias = special.ndtri(np.clip(below, 1 / (len(replicates) + 1), 1 - 1 / (len(replicates) + 1)))
-    acceleration = float((spread**3).sum()) / (6 * variance**1.5)
-    z = bias + special.ndtri([(1 - level) / 2, (1 + level) / 2])
-    low, high = np.quantile(replicates, special.ndtr(bias + z / (1 - acceleration * z)))
-    return Estimate(mean, float(low), float(high), n)
-
-
-def _resamples(n: int, seed: int, rounds: int) -> Iterator[FloatArray64]:
-    """How often each row is drawn in each resample, some resamples at a time. Shape: (part of rounds, n)."""
-    rng = np.random.default_rng(seed)
-    for size in _chunks(rounds, n):
-        drawn = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
-
-
-def _chunks(rounds: int, n: int) -> Iterator[int]:
-    """Parts that add up to `rounds`, each small enough that part x n stays within `CHUNK`."""
-    size = max(1, CHUNK // n)
-    for start in range(0, rounds, size):
-        yield min(size, rounds - start)

@@ -25,7 +25,7 @@ EVIL = "<script>alert('x')</script> & \"more\" \u2028 </script>"
 def no_bundle() -> Iterator[None]:
     """Vega takes seconds to bundle and says nothing here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "_vega", lambda: Markup("/* vega */"))
+        patch.setattr(page, "vega_script", lambda: Markup("/* vega */"))
         yield
 
 

@@ -151,6 +151,7 @@ def test_what_all_share_and_then_what_groups_share_is_run_once(tmp_path, kind, t
     store = store_of(*(np.concatenate([head, rest]) for head, own in zip(heads, rests, strict=True) for rest in own))
     order = rng.permutation(16)
     groups = np.repeat([7, 1, 4, 2], sizes)[order]
+    expected = whole_logits(model, store)[order][:, ENTRIES].numpy()
     seen = []
     model.backbone.get_decoder().register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -159,7 +160,7 @@ def test_what_all_share_and_then_what_groups_share_is_run_once(tmp_path, kind, t
     assert seen[0] == (1, 30)
     if tokens_per_chunk == 8192:
         assert seen[1] == (3, 16) and len(seen) == 4  # heads, their texts, the text alone
-    assert np.abs(shared - whole_logits(model, store)[order][:, ENTRIES].numpy()).max() < 1e-5
+    assert np.abs(shared - expected).max() < 1e-5
 
 
 def test_log_probabilities_are_of_the_whole_vocabulary(tiny_causal):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +26,37 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from searchtune.errors import ModelError
 from searchtune.models.encoder import Attention, train_adapter
 from searchtune.models.inputs import Chunk, TokenStore, length_sorted_chunks
+from searchtune.models.prefixes import SharedTexts, find_shared, parts
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
 from searchtune.types import FloatArray, IntArray
 
-_SHORT_PREFIX = 16
-"""Tokens: sharing fewer than this is not worth a pass of their own."""
 _SAME = {torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """By how much of the largest logit the two ways of computing them may differ, by type; 1e-3 in others."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What attention keeps of a text that stands before others.
+    """What attention keeps of texts that stand before others: one for all of these, or one for each.
 
-    Shape: keys and values of each layer (1, heads, tokens, dim of a head).
+    Shape: keys and values of each layer (texts, heads, tokens, dim of a head); mask (texts, tokens), 0 for padding.
     """
 
     layers: list[tuple[Tensor, Tensor]]
-    tokens: int
+    mask: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Of the longest text."""
+        return int(self.mask.shape[1])
+
+    def of(self, texts: Tensor) -> Prefix:
+        """The prefixes of the given texts, in their order. Shape: (other texts,)."""
+        return Prefix([(keys[texts], values[texts]) for keys, values in self.layers], self.mask[texts])
+
+    def cache(self, texts: int) -> DynamicCache:
+        """A cache that holds this before each of `texts` texts."""
+        return DynamicCache([(k.expand(texts, -1, -1, -1), v.expand(texts, -1, -1, -1)) for k, v in self.layers])
 
 
 class CausalLM(nn.Module):
@@ -69,6 +83,11 @@ class CausalLM(nn.Module):
         )
         return dtype
 
+    @cached_property
+    def positioned(self) -> bool:
+        """Whether positions are told to the model; where not, it finds them from the mask."""
+        return "position_ids" in signature(self.backbone.get_decoder().forward).parameters
+
     @property
     def shares_prefixes(self) -> bool:
         """Whether every layer attends to all that came before: then keys and values are all that a prefix leaves."""
@@ -92,28 +111,56 @@ class CausalLM(nn.Module):
             return torch.cat([checkpoint(self.last_logits, chunk, token_ids, use_reentrant=False) for chunk in chunks])
         return torch.cat([self.last_logits(chunk, token_ids) for chunk in chunks])
 
-    def last_logits(self, chunk: Chunk, token_ids: Sequence[int], prefix: Prefix | None = None) -> Tensor:
+    def last_logits(
+        self,
+        chunk: Chunk,
+        token_ids: Sequence[int],
+        prefix: Prefix | None = None,
+        *,
+        normalised: bool = False,
+    ) -> Tensor:
         """Logits of the given vocabulary entries at each text's last token; `prefix` stands before every text.
+
+        With `normalised` they are log-probabilities among all entries.
 
         Shape: (texts, len(token_ids)) float32.
         """
-        mask, texts = chunk.mask, len(chunk.mask)
-        cache = None
-        if prefix is not None:
-            mask = torch.cat([mask.new_ones(texts, prefix.tokens), mask], dim=1)  # (texts, prefix + tokens)
-            cache = DynamicCache([(k.expand(texts, -1, -1, -1), v.expand(texts, -1, -1, -1)) for k, v in prefix.layers])
-        states = self.backbone.get_decoder()(
-            input_ids=chunk.ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
-        ).last_hidden_state  # (texts, tokens, dim)
-        last = chunk.mask.sum(1) - 1
-        return self._logits(states[torch.arange(texts, device=states.device), last], token_ids)
+        texts = len(chunk.mask)
+        states = self._states(chunk, None if prefix is None else prefix.cache(texts), prefix)
+        last = states[torch.arange(texts, device=states.device), chunk.mask.sum(1) - 1]  # (texts, dim)
+        logits = self.entry_logits(last, token_ids)
+        return logits - self.entry_logits(last).logsumexp(1, keepdim=True) if normalised else logits
 
     def read_prefix(self, ids: IntArray) -> Prefix:
         """Read the tokens that stand before many texts, once. Shape: ids (tokens,), at least one."""
-        cache: Any = DynamicCache(config=self.backbone.config)
         tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None].to(self.device)
-        self.backbone.get_decoder()(input_ids=tokens, past_key_values=cache, use_cache=True)
-        return Prefix([(layer.keys, layer.values) for layer in cache.layers], tokens.shape[1])
+        return self.read_prefixes(Chunk(mask=torch.ones_like(tokens), ids=tokens))
+
+    def read_prefixes(self, chunk: Chunk, prefix: Prefix | None = None) -> Prefix:
+        """Read several texts, each of which stands before others; `prefix` stands before all of them."""
+        texts = len(chunk.mask)
+        cache: Any = DynamicCache(config=self.backbone.config) if prefix is None else prefix.cache(texts)
+        self._states(chunk, cache, prefix)
+        mask = chunk.mask if prefix is None else torch.cat([prefix.mask.expand(texts, -1), chunk.mask], dim=1)
+        return Prefix([(layer.keys, layer.values) for layer in cache.layers], mask)
+
+    def _states(self, chunk: Chunk, cache: Any, prefix: Prefix | None) -> Tensor:
+        """Last hidden states. Shape: (texts, tokens, dim)."""
+        mask, options = chunk.mask, {}
+        if prefix is not None:
+            mask = torch.cat([prefix.mask.expand(len(mask), -1), mask], dim=1)  # (texts, prefix + tokens)
+        if prefix is not None and self.positioned:  # padding between prefix and text takes no position
+            options["position_ids"] = (mask.cumsum(1) - 1)[:, prefix.tokens :]
+        states: Tensor = (
+            self.backbone.get_decoder()(
+                input_ids=chunk.ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **options,
+            )
+        ).last_hidden_state
+        return states
 
     @torch.no_grad()
     def score_store(
@@ -124,11 +171,13 @@ class CausalLM(nn.Module):
         *,
         groups: IntArray | None = None,
         tokens_per_chunk: int = 8192,
+        normalised: bool = False,
     ) -> FloatArray:
         """`last_logits` of the texts of a store, or of some of them.
 
-        `groups` gives each of these texts a number; texts of one number, such as the documents of one query, have the
-        tokens with which all of them begin computed once. The tokens run are the same, so only rounding differs.
+        `groups` gives each of these texts a number. What all texts begin with is then computed once, and after it what
+        the texts of one number, such as the documents of one query, begin with. The tokens run are the same, so only
+        rounding differs. A chunk holds at most `tokens_per_chunk` tokens, those of prefixes included.
 
         Shape: groups (texts,) -> (texts, len(token_ids)).
 
@@ -138,38 +187,25 @@ class CausalLM(nn.Module):
         texts = np.arange(len(store.lengths)) if texts is None else np.asarray(texts, dtype=np.int64)
         self._check(store, token_ids, texts)
         result = np.zeros((len(texts), len(token_ids)), dtype=np.float32)
-        with _evaluating(self):
-            alone = np.arange(len(texts))
-            if groups is not None and self.shares_prefixes:
-                alone = self._score_groups(store, token_ids, texts, np.asarray(groups), result, tokens_per_chunk)
-            for rows in length_sorted_chunks(store.lengths[texts[alone]], tokens_per_chunk):
-                places = alone[rows]
-                logits = self.last_logits(store.chunk(texts[places], self.device), token_ids)
-                result[places] = logits.cpu().numpy()
-        return result
+        shared = SharedTexts(0, [], np.arange(len(texts)))
+        if groups is not None and self.shares_prefixes:
+            shared = find_shared(store, texts, np.asarray(groups), tokens_per_chunk)
 
-    def _score_groups(
-        self,
-        store: TokenStore,
-        token_ids: Sequence[int],
-        texts: IntArray,
-        groups: IntArray,
-        result: FloatArray,
-        tokens_per_chunk: int,
-    ) -> IntArray:
-        """Score the groups that share enough into `result`; the places of all other texts."""
-        alone = []
-        for places in _by_group(groups):
-            shared = common_prefix(store, texts[places])
-            if len(places) < 2 or shared < _SHORT_PREFIX:
-                alone.append(places)
-                continue
-            prefix = self.read_prefix(store.ids[store.offsets[texts[places[0]]] :][:shared])
-            rests = _without(store, texts[places], shared)
-            for rows in length_sorted_chunks(shared + rests.lengths, tokens_per_chunk):
-                logits = self.last_logits(rests.chunk(rows, self.device), token_ids, prefix)
+        def score(places: IntArray, rests: TokenStore, prefix: Prefix | None, group: Tensor | None) -> None:
+            beside = prefix.tokens if prefix else 0
+            for rows in length_sorted_chunks(rests.lengths, tokens_per_chunk, beside=beside):
+                before = prefix.of(group[rows]) if prefix and group is not None else prefix
+                logits = self.last_logits(rests.chunk(rows, self.device), token_ids, before, normalised=normalised)
                 result[places[rows]] = logits.cpu().numpy()
-        return np.concatenate([np.zeros(0, dtype=np.int64), *alone])
+
+        with evaluating(self):
+            top = self.read_prefix(store.ids[store.offsets[texts[0]] :][: shared.top]) if shared.top else None
+            for heads in shared.windows:
+                prefix = self.read_prefixes(heads.store.chunk(np.arange(len(heads.store.lengths)), self.device), top)
+                rests = parts(store, texts[heads.places], shared.top + heads.store.lengths[heads.group])
+                score(heads.places, rests, prefix, torch.from_numpy(heads.group).to(self.device))
+            score(shared.alone, parts(store, texts[shared.alone], shared.top), top, None)
+        return result
 
     def _check(self, store: TokenStore, token_ids: Sequence[int], texts: IntArray) -> None:
         size = int(self.backbone.get_input_embeddings().weight.shape[0])
@@ -180,10 +216,15 @@ class CausalLM(nn.Module):
         if len(empty):
             raise ModelError(f"text {int(empty[0])} has no tokens, so nothing comes after it; give every text a prompt")
 
-    def _logits(self, states: Tensor, token_ids: Sequence[int]) -> Tensor:
-        """Shape: states (texts, dim) -> (texts, len(token_ids)) float32."""
+    def entry_logits(self, states: Tensor, token_ids: Sequence[int] | None = None) -> Tensor:
+        """Logits of the given vocabulary entries, or of all, from last hidden states.
+
+        Shape: states (texts, dim) -> (texts, len(token_ids)) float32.
+        """
         head: Any = self.backbone.get_output_embeddings()
-        if type(head) is nn.Linear:  # adapted or quantised, it has no plain rows to take
+        if token_ids is None:
+            logits: Tensor = head(states).float()
+        elif type(head) is nn.Linear:  # adapted or quantised, it has no plain rows to take
             rows = torch.as_tensor(token_ids, dtype=torch.int64, device=states.device)
             bias: Tensor | None = getattr(head, "bias", None)
             logits = nn.functional.linear(
@@ -198,34 +239,8 @@ class CausalLM(nn.Module):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def common_prefix(store: TokenStore, texts: IntArray) -> int:
-    """With how many equal tokens all of the given texts begin, at least one token of each left over."""
-    if not len(texts):
-        return 0
-    width = int(store.lengths[texts].min()) - 1
-    if width < 1:
-        return 0
-    heads = store.ids[store.offsets[texts][:, None] + np.arange(width)]  # (texts, width)
-    differs = (heads != heads[0]).any(axis=0)
-    return int(np.argmax(differs)) if differs.any() else width
-
-
-def _without(store: TokenStore, texts: IntArray, shared: int) -> TokenStore:
-    """The texts without their first `shared` tokens."""
-    starts, stops = store.offsets[texts] + shared, store.offsets[texts + 1]
-    ids = np.concatenate([store.ids[start:stop] for start, stop in zip(starts, stops, strict=True)])
-    return TokenStore(ids, np.concatenate(([0], np.cumsum(stops - starts))), 0)
-
-
-def _by_group(groups: IntArray) -> Iterator[IntArray]:
-    """Positions of equal numbers, one array a number."""
-    order = np.argsort(groups, kind="stable")
-    if len(order):
-        yield from np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-
-
 @contextmanager
-def _evaluating(model: CausalLM) -> Iterator[None]:
+def evaluating(model: CausalLM) -> Iterator[None]:
     """Without dropout, and with the fused attention kernel where the architecture has it; then as it was before."""
     config, training = model.backbone.config, model.training
     before = config._attn_implementation

@@ -96,6 +96,30 @@ def identify_reranker(
     }
 
 
+def identify_generator(root: Path, *, adapter: Path | None, quantise: str, dtype: str) -> dict[str, str]:
+    """All that decides what the causal language model in `root` says to a prompt, by name.
+
+    Raises:
+        ModelError: a file of the model is missing or cannot be read.
+    """
+    template = root / "chat_template.jinja"
+    return {
+        "what": "generator",
+        "base_sha256": weights_sha256(root),
+        "config_sha256": sha256_json(_settings(root / "config.json")),
+        "tokenizer_sha256": tokenizer_sha256(root),
+        "template_sha256": sha256_json(
+            [
+                template.read_text(encoding="utf-8") if template.is_file() else None,
+                _settings(root / "tokenizer_config.json").get("chat_template"),
+            ]
+        ),
+        "adapter_sha256": "" if adapter is None else _adapter_sha256(adapter),
+        "quantise": quantise,
+        "dtype": dtype,
+    }
+
+
 def _adapter_sha256(folder: Path) -> str:
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
@@ -107,6 +131,6 @@ def _settings(file: Path) -> dict[str, Any]:
     """The entries of a JSON file that matter to the computation."""
     try:
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return {name: value for name, value in values.items() if name not in _NO_MATTER[file.name]}
+        return {name: value for name, value in values.items() if name not in _NO_MATTER.get(file.name, ())}
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{file}: cannot be read as JSON: {error}") from error

@@ -128,16 +128,17 @@ def tokenise(
     return TokenStore(flat, np.concatenate(([0], np.cumsum(lengths))), truncated)
 
 
-def length_sorted_chunks(lengths: IntArray, max_tokens: int) -> Iterator[IntArray]:
+def length_sorted_chunks(lengths: IntArray, max_tokens: int, *, beside: int = 0) -> Iterator[IntArray]:
     """Positions of texts grouped by falling length, so that a padded group has at most `max_tokens` tokens.
 
-    A text longer than `max_tokens` stands alone. Ties keep their order, so the grouping is deterministic.
+    A text longer than `max_tokens` stands alone. Every text also holds memory for `beside` tokens that are not run with
+    it, such as a prefix. Ties keep their order, so the grouping is deterministic.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         longest = max(1, int(lengths[order[start]]))
-        stop = min(len(order), start + max(1, max_tokens // longest))
+        stop = min(len(order), start + max(1, max_tokens // (longest + beside)))
         early = start + max(1, -(-_MIN_CHUNK // longest))
         if early < stop:
             too_short = lengths[order[early:stop]] < (1 - _MAX_PADDING) * longest

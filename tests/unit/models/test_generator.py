@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from searchtune.errors import ModelError
-from searchtune.models.generator import CausalLM, common_prefix, load_causal_lm
+from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.inputs import TokenStore, tokenise
+from searchtune.models.prefixes import common_prefix, find_shared
 from unit.models.causal import write_causal
 
 CPU = torch.device("cpu")
@@ -96,8 +97,8 @@ def test_what_follows_the_output_layer_is_done_too(tmp_path, texts, kind, settin
 
 
 def test_an_architecture_that_does_more_is_refused(tiny_causal, monkeypatch):
-    whole = CausalLM._logits
-    monkeypatch.setattr(CausalLM, "_logits", lambda self, states, ids: 1.1 * whole(self, states, ids))
+    whole = CausalLM.entry_logits
+    monkeypatch.setattr(CausalLM, "entry_logits", lambda self, states, ids: 1.1 * whole(self, states, ids))
     with pytest.raises(ModelError, match="this architecture is not supported"):
         load(tiny_causal)
 
@@ -137,6 +138,53 @@ def test_a_shared_prefix_changes_nothing(tiny_causal, attention, equal_lengths, 
     assert np.abs(shared - plain).max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["llama", "bloom"])
+@pytest.mark.parametrize("tokens_per_chunk", [1, 250, 8192])
+def test_what_all_share_and_then_what_groups_share_is_run_once(tmp_path, kind, tokens_per_chunk):
+    settings = {"n_layer": 2, "n_head": 4} if kind == "bloom" else {}
+    model = load(write_causal(tmp_path, kind, **settings), attention="eager" if kind == "bloom" else "sdpa")
+    rng = np.random.default_rng(0)
+    instruction = rng.integers(5, 100, size=30)
+    heads = [np.concatenate([instruction, rng.integers(5, 100, size=size)]) for size in (12, 7, 9, 12)]
+    sizes = [5, 4, 6, 1]
+    rests = [[rng.integers(5, 100, size=size) for size in rng.integers(1, 25, size=count)] for count in sizes]
+    store = store_of(*(np.concatenate([head, rest]) for head, own in zip(heads, rests, strict=True) for rest in own))
+    order = rng.permutation(16)
+    groups = np.repeat([7, 1, 4, 2], sizes)[order]
+    expected = whole_logits(model, store)[order][:, ENTRIES].numpy()
+    seen = []
+    model.backbone.get_decoder().register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    shared = model.score_store(store, ENTRIES, order, groups=groups, tokens_per_chunk=tokens_per_chunk)
+    assert seen[0] == (1, 30)
+    if tokens_per_chunk == 8192:
+        assert seen[1] == (3, 16) and len(seen) == 4  # heads, their texts, the text alone
+    assert np.abs(shared - expected).max() < 1e-5
+
+
+def test_log_probabilities_are_of_the_whole_vocabulary(tiny_causal):
+    model = load(tiny_causal)
+    store = shared_store(5)
+    expected = whole_logits(model, store).log_softmax(-1)[:, ENTRIES].numpy()
+    for groups in (None, np.zeros(5, dtype=np.int64)):
+        assert np.abs(model.score_store(store, ENTRIES, groups=groups, normalised=True) - expected).max() < 1e-5
+
+
+def test_windows_of_groups_hold_what_fits():
+    rows = [[*range(10), *range(20 + group, 40 + group), text] for group in range(5) for text in range(3)]
+    store, groups = store_of(*rows, [1] * 40), np.array([*np.repeat(range(5), 3), 9])
+    found = find_shared(store, np.arange(16), groups, 60)
+    assert found.top == 0  # the last text begins in a way of its own
+    assert [sorted(set(heads.places // 3)) for heads in found.windows] == [[0, 1], [2, 3], [4]]
+    assert found.alone.tolist() == [15]
+    found = find_shared(store, np.arange(15), groups[:15], 60)
+    assert found.top == 10 and len(found.alone) == 0
+    for heads in found.windows:
+        for place, group in zip(heads.places, heads.group, strict=True):
+            assert [*range(10), *row(heads.store, group)] == rows[place][:30]
+
+
 def test_a_shared_prefix_is_run_once(tiny_causal, monkeypatch):
     model = load(tiny_causal)
     store = TokenStore.joined([shared_store(6, seed=1), shared_store(3, seed=2), shared_store(2, prefix=4, seed=3)])
@@ -145,7 +193,7 @@ def test_a_shared_prefix_is_run_once(tiny_causal, monkeypatch):
         lambda _, __, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     model.score_store(store, ENTRIES, groups=np.repeat([0, 1, 2], [6, 3, 2]))
-    assert seen.count((1, 40)) == 2
+    assert seen.count((2, 40)) == 1
     assert sum(texts * tokens for texts, tokens in seen) < 2 * 40 + 11 * 40
 
 

@@ -1,0 +1,242 @@
+"""`Backend`: a language model that reads conversations, here or far away, behind two questions.
+
+`read_labels` asks how likely each of a few labels is as the whole reply; `complete` asks for the reply itself. What
+answers depend on is said by `identity`, so that answers can be kept and told apart. `LocalBackend` is a model in this
+process; `models/remote.py` has one behind an address. Nothing here knows a task.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from searchtune.errors import ConfigError, ModelError
+from searchtune.models.chat import ChatFormat, chat_store
+from searchtune.models.generation import Allowed, Finish, Sampling, generate
+from searchtune.models.generator import CausalLM
+from searchtune.prompts.chat import Conversation
+from searchtune.types import FloatArray64
+
+_WINDOW = 256
+"""Conversations that are read together: enough to put similar lengths side by side, few enough to hand on soon."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelReadings:
+    """How likely each label is as the reply to each conversation.
+
+    Shape: probabilities (conversations, labels), each row sums to 1 or is NaN; outside (conversations,).
+    """
+
+    probabilities: FloatArray64
+    reasons: tuple[str | None, ...]
+    """Why a row could not be read; None where it could."""
+    outside: FloatArray64
+    """The share of the model's whole distribution that is on no label; NaN where that is not known."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply to one conversation."""
+
+    conversation: int
+    """Its place among those asked."""
+    sample: int
+    text: str | None
+    reason: str | None
+    """Why there is no text; None where there is."""
+    finish: Finish | None
+    """`length` where the reply was cut off."""
+    prompt_tokens: int
+    """Of the conversation: counted with its first sample only, so that sums are right."""
+    completion_tokens: int
+    seconds: float
+    """From question to reply; for replies generated together, each one's share of the batch."""
+
+
+class Backend(Protocol):
+    """Anything that answers conversations."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What answers depend on besides conversation, labels and sampling."""
+
+    def read_labels(self, conversations: Sequence[Conversation], labels: Sequence[str]) -> LabelReadings:
+        """The distribution over `labels` as the beginning of each reply."""
+
+    def complete(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[Reply]:
+        """Replies in the order of the conversations, samples one after another, as soon as they are there."""
+
+
+class LocalBackend:
+    """A causal language model in this process.
+
+    `max_tokens` bounds a conversation's prompt; passages of longer ones lose their ends. `max_tokens` is part of the
+    identity, with what the caller knows of the model (see `identify_generator`).
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        identity: Mapping[str, str],
+        *,
+        max_tokens: int = 4096,
+        tokens_per_batch: int = 8192,
+        allowed: Allowed | None = None,
+    ) -> None:
+        self.model = model
+        self.max_tokens = max_tokens
+        self.tokens_per_batch = tokens_per_batch
+        self.allowed = allowed
+        self._identity = {**identity, "max_tokens": str(max_tokens)}
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return dict(self._identity)
+
+    def read_labels(self, conversations: Sequence[Conversation], labels: Sequence[str]) -> LabelReadings:
+        """One forward pass over what conversations do not share; no token is generated.
+
+        What all conversations begin with is read once, then what those of one query begin with, which are found by
+        their first messages being alike up to a passage.
+
+        Raises:
+            ConfigError: a label twice, no label, or a prompt whose fixed text alone is too long.
+            ModelError: a label that is not one token after the prompt, or a template that cannot write these turns.
+        """
+        check_labels(labels)
+        store = chat_store(self.model.tokenizer, conversations, self.max_tokens)
+        entries = label_tokens(self.model.tokenizer, conversations, labels)
+        scores = self.model.score_store(
+            store,
+            entries,
+            groups=np.array(_beginnings(conversations), dtype=np.int64),
+            tokens_per_chunk=self.tokens_per_batch,
+            normalised=True,
+        ).astype(np.float64)
+        probabilities, outside = restricted(scores)
+        return LabelReadings(
+            probabilities=probabilities,
+            reasons=tuple(
+                "the model's numbers are not finite" if np.isnan(row).any() else None for row in probabilities
+            ),
+            outside=outside,
+            prompt_tokens=int(store.lengths.sum()),
+            completion_tokens=0,
+        )
+
+    def complete(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[Reply]:
+        """Replies, 256 conversations at a time, those of similar length together.
+
+        Raises:
+            ConfigError, ModelError: as `read_labels`, and a prompt that leaves no room for `max_new_tokens`.
+        """
+        for start in range(0, len(conversations), _WINDOW):
+            window = conversations[start : start + _WINDOW]
+            store = chat_store(self.model.tokenizer, window, self.max_tokens)
+            replies: dict[int, list[Reply]] = {}
+            began = time.perf_counter()
+            for place, own in generate(
+                self.model, store, sampling, allowed=self.allowed, tokens_per_batch=self.tokens_per_batch
+            ):
+                replies[place] = [
+                    Reply(
+                        conversation=start + place,
+                        sample=sample,
+                        text=one.text,
+                        reason=None,
+                        finish=one.finish,
+                        prompt_tokens=0 if sample else int(store.lengths[place]),
+                        completion_tokens=one.tokens,
+                        seconds=0.0,
+                    )
+                    for sample, one in enumerate(own)
+                ]
+            share = (time.perf_counter() - began) / max(1, sum(map(len, replies.values())))
+            for place in range(len(window)):
+                yield from (Reply(**{**vars(reply), "seconds": share}) for reply in replies[place])
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """See that there are labels, that none is empty, and that all differ.
+
+    Raises:
+        ConfigError: they are not so.
+    """
+    if not labels or not all(labels) or len(set(labels)) < len(labels):
+        raise ConfigError(f"labels are {list(labels)}; give at least one, none empty and none twice")
+
+
+def label_tokens(tokenizer: Any, conversations: Sequence[Conversation], labels: Sequence[str]) -> list[int]:
+    """The token that each label is right after the prompt, where tokenizers may split it in a way of their own.
+
+    Raises:
+        ModelError: a label that is split or swallowed there, or two that begin with one token.
+    """
+    form = ChatFormat(tokenizer)
+    found: list[int] = []
+    seen: set[str] = set()
+    for conversation in conversations or ():
+        tail = form.pieces(conversation)[-1].text
+        if tail in seen:
+            continue
+        seen.add(tail)
+        ids = [_label_token(tokenizer, tail, label) for label in labels]
+        if found and ids != found:
+            raise ModelError(f"labels {list(labels)} are tokens {found} after one prompt and {ids} after another")
+        found = ids
+    found = found or form.single_tokens(labels)
+    if len(set(found)) < len(found):
+        raise ModelError(f"labels {list(labels)} are tokens {found}, not all different; choose other labels")
+    return found
+
+
+def _label_token(tokenizer: Any, tail: str, label: str) -> int:
+    before = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(tail + label, add_special_tokens=False)["input_ids"]
+    if whole[:-1] != before:
+        shown = tokenizer.convert_ids_to_tokens(whole[-4:])
+        raise ModelError(
+            f"label {label!r} is not one token after the prompt's end {tail[-20:]!r}: the tokenizer makes it {shown}; "
+            "choose labels that are one token each, such as single digits or letters"
+        )
+    return int(whole[-1])
+
+
+def restricted(scores: FloatArray64) -> tuple[FloatArray64, FloatArray64]:
+    """Log-probabilities of labels as a distribution over them alone, and the share of all others.
+
+    Shape: (texts, labels) -> (texts, labels), NaN where a score is; (texts,).
+    """
+    with np.errstate(invalid="ignore"):
+        top = scores.max(axis=1, keepdims=True, initial=-np.inf)
+        shares = np.exp(scores - top)
+        total = shares.sum(axis=1, keepdims=True)
+        return shares / total, 1 - np.minimum(1.0, (np.exp(top) * total)[:, 0])
+
+
+def _beginnings(conversations: Sequence[Conversation]) -> list[int]:
+    """A number for each conversation, the same for those whose texts are alike up to the first passage."""
+    numbers: dict[tuple[tuple[str, ...], ...], int] = {}
+    found = []
+    for conversation in conversations:
+        found.append(numbers.setdefault(_beginning(conversation), len(numbers)))
+    return found
+
+
+def _beginning(conversation: Conversation) -> tuple[tuple[str, ...], ...]:
+    said: list[tuple[str, ...]] = []
+    for message in conversation:
+        texts: list[str] = []
+        for part in message.parts:
+            if not isinstance(part, str):
+                return (*said, (message.role, *texts))
+            texts.append(part)
+        said.append((message.role, *texts))
+    return tuple(said)

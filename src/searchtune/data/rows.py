@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -14,6 +15,7 @@ from searchtune.errors import DataError, did_you_mean
 OnProblem = Literal["fail", "skip"]
 
 _BOM = b"\xef\xbb\xbf"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHOWN = 5
 
 
@@ -116,7 +118,7 @@ class RowReader:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         text = self.text(row, key)
-        if not text.strip() or any(not char.isprintable() and not char.isspace() for char in text) or "\n" in text:
+        if not text.strip() or _CONTROL.search(text):
             message = f"{key!r} is {text!r}, which is empty or holds a control character"
             self.reject("bad-id", text, message, "give the row an id that a TREC file can hold")
         return text

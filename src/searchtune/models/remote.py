@@ -276,7 +276,7 @@ class RemoteBackend:
             before, self._answering = self._answering, self._answering or model
         if before not in (None, model):
             raise RemoteError(
-                f"{self.endpoint.url}: {before!r} answered first and now {model!r}: answers of two models would be mixed; "
+                f"{self.endpoint.url}: {before!r} answered first and now {model!r}: that would mix two models; "
                 f"name one that stays the same instead of {self.endpoint.model!r}"
             )
         return prompt_tokens, completion_tokens

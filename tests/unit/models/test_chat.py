@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import support
 from searchtune.errors import ConfigError, DataError, ModelError
 from searchtune.models.chat import ChatFormat, chat_store, example_store
-from searchtune.models.generator import common_prefix
+from searchtune.models.prefixes import common_prefix
 from searchtune.prompts.chat import ChatExample, Message, Passage
 
 WORDS = support.words()

@@ -89,7 +89,9 @@ def _kappa(report: JudgeReport, rows: Rows) -> Spec:
         ],
     )
     low = min(0.0, *(row["low"] for row in rows))
-    x = alt.X("low:Q", scale=alt.Scale(domain=[low, 1]), title="κ, relevant or not", axis=alt.Axis(format=".1f"))
+    x = alt.X(
+        "low:Q", scale=alt.Scale(domain=[low, 1]), title="κ, relevant or not", axis=alt.Axis(format=".1f", tickCount=6)
+    )
     drawn = alt.layer(
         base.mark_rule(strokeWidth=3, strokeCap="round", opacity=0.55).encode(x=x, x2="high:Q"),
         base.mark_point(filled=True, size=95, opacity=1).encode(x=alt.X("mean:Q", title="κ, relevant or not")),

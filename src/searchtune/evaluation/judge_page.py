@@ -17,9 +17,14 @@ _BADGES = {
     JudgeUse.PAIRS: ("good", "Can grade single pairs"),
     JudgeUse.RANKING: ("good", "Can rank systems"),
     JudgeUse.SCREENING: ("caution", "Can screen, with checks"),
+    JudgeUse.UNSETTLED: ("caution", "Not settled"),
     JudgeUse.NOTHING: ("bad", "Not to be relied on"),
     JudgeUse.TOO_FEW: ("neutral", "Too few labels"),
 }
+
+
+SHOWN = ("kappa", "precision", "recall", "accuracy", "kappa_quadratic", "alpha")
+"""Figures of the table; the report holds more."""
 
 
 def render_judge_page(report: JudgeReport) -> str:
@@ -28,7 +33,7 @@ def render_judge_page(report: JudgeReport) -> str:
     headline, *reasons = judge_verdict(report)
     with debug_mode(False):  # altair checks each part against its schema, which takes longer than to draw it
         charts = judge_charts(report)
-    shown = [name for name in LABELS if any(name in judge.figures for judge in report.judges.values())]
+    shown = [name for name in SHOWN if any(name in judge.figures for judge in report.judges.values())]
     return (
         page.environment()
         .get_template("judge.html.j2")
@@ -42,7 +47,7 @@ def render_judge_page(report: JudgeReport) -> str:
             charts=charts,
             shown=shown,
             labels=LABELS,
-            heats={name: heat(judge) for name, judge in report.judges.items()},
+            heats={name: heat(judge, len(report.grades)) for name, judge in report.judges.items()},
             vega=page.vega_script() if charts else "",
         )
     )
@@ -53,12 +58,18 @@ def write_judge_page(report: JudgeReport, path: Path) -> None:
     write_text(path, render_judge_page(report))
 
 
-def heat(judge: JudgeFigures) -> list[list[dict[str, Any]]]:
-    """The confusion matrix as cells: pairs, and their share of the pairs with that human grade."""
+def heat(judge: JudgeFigures, grades: int) -> list[list[dict[str, Any]]]:
+    """The confusion matrix as cells: pairs, and their share of the pairs with that human grade.
+
+    Grades that only the other side can give are left out; of a judge with a scale of its own, also those it never gave.
+    """
+    rows = judge.confusion[:grades]
+    given = [number for number in range(len(judge.confusion)) if any(row[number] for row in rows)]
+    width = grades if judge.graded and not any(number >= grades for number in given) else max(given, default=0) + 1
     return [
         [
             {"pairs": pairs, "share": pairs / max(sum(row), 1), "same": grade == number}
-            for number, pairs in enumerate(row)
+            for number, pairs in enumerate(row[:width])
         ]
-        for grade, row in enumerate(judge.confusion)
+        for grade, row in enumerate(rows)
     ]

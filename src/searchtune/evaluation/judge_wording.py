@@ -44,6 +44,7 @@ class JudgeUse(StrEnum):
     PAIRS = "grades single pairs as people do"
     RANKING = "good enough to rank systems, not to grade single pairs"
     SCREENING = "good enough to screen, with people to check"
+    UNSETTLED = "good enough is not settled: label more queries"
     NOTHING = "not to be relied on"
     TOO_FEW = "too few labels to tell"
 
@@ -57,7 +58,9 @@ def judge_use(judge: JudgeFigures) -> JudgeUse:
         return JudgeUse.PAIRS
     if order is not None and order.tau.low >= SAME_ORDER and len(order.systems) > 2:
         return JudgeUse.RANKING
-    return JudgeUse.SCREENING if kappa.low >= MODERATE else JudgeUse.NOTHING
+    if kappa.low >= MODERATE:
+        return JudgeUse.SCREENING
+    return JudgeUse.UNSETTLED if kappa.high >= MODERATE else JudgeUse.NOTHING
 
 
 def judge_verdict(report: JudgeReport) -> list[str]:
@@ -67,6 +70,7 @@ def judge_verdict(report: JudgeReport) -> list[str]:
     use = judge_use(judge)
     head = {
         JudgeUse.PAIRS: f"{name} {use}",
+        JudgeUse.UNSETTLED: f"Whether {name} is {use}",
         JudgeUse.TOO_FEW: f"{queries(report.queries)}: {use} what {name} can be used for",
     }.get(use, f"{name} is {use}")
     said = [f"{head}."]
@@ -78,7 +82,7 @@ def judge_verdict(report: JudgeReport) -> list[str]:
     elif "kappa" in judge.undefined:
         said.append(f"Agreement has no figure: {judge.undefined['kappa']}.")
     said += [*_against(report), *_habits(judge), *_order(judge), *_probabilities(judge)]
-    return [*said, *(f"{it.feature.capitalize()} sways it: {_sway(it)}." for it in judge.bias if it.found)]
+    return [*said, *(f"It is swayed by {it.feature}: {_sway(it)}." for it in judge.bias if it.found)]
 
 
 def judge_warnings(report: JudgeReport) -> list[str]:
@@ -91,10 +95,10 @@ def judge_warnings(report: JudgeReport) -> list[str]:
             "figures say nothing of them."
         )
     for kind, it in judge.canaries.items():
-        if it.rises.mean > SWAYED:
+        if it.rises.mean > SWAYED and it.rise.mean > 0:
             said.append(
-                f"Planted text: with “{kind}” in the passage {percent(it.rises.mean)} of {it.pairs:,} pairs get a "
-                f"higher grade, by {signed(it.rise.mean)} on average; do not judge texts that others can write."
+                f"Planted text: with {kind} in the passage {percent(it.rises.mean)} of {it.pairs:,} pairs get a "
+                f"higher grade, by {signed(it.rise.mean)} on average over all; do not let it judge what others write."
             )
     return said
 
@@ -136,10 +140,15 @@ def _habits(judge: JudgeFigures) -> list[str]:
     precision, recall = judge.figure("precision"), judge.figure("recall")
     if math.isnan(precision.low) or math.isnan(recall.low):
         return []
-    shares = f"{percent(precision.mean)} of what it calls relevant is, and it finds {percent(recall.mean)} of that"
+    shares = (
+        f"of the pairs that it calls relevant {percent(precision.mean)} are, and it finds {percent(recall.mean)} of "
+        "those that people call relevant"
+    )
     if precision.high < recall.low:
         return [f"It is more generous than people: {shares}."]
-    return [f"It is stricter than people: {shares}."] if recall.high < precision.low else [f"{shares[:1]}{shares[1:]}."]
+    if recall.high < precision.low:
+        return [f"It is stricter than people: {shares}."]
+    return [f"O{shares[1:]}."]
 
 
 def _order(judge: JudgeFigures) -> list[str]:

@@ -27,7 +27,8 @@ from searchtune.data.judgments import (
     write_judgment_qrels,
     write_judgments,
 )
-from searchtune.data.trec import read_qrels_file
+from searchtune.data.named import run_in_collection
+from searchtune.data.trec import read_qrels_file, read_trec_run
 from searchtune.errors import ConfigError, DataError
 from searchtune.types import Judgment, Qrels, Run
 
@@ -209,6 +210,19 @@ def test_pairs_of_runs_go_down_to_the_depth_and_count_once(small):
     assert len(pairs_of_runs(small, [], 5)) == 0
     with pytest.raises(ConfigError, match="depth 0"):
         pairs_of_run(small, one, 0)
+
+
+def test_a_run_from_a_file_is_judged_without_any_labels(tmp_path, small):
+    path = tmp_path / "a.run"
+    path.write_text("q2 Q0 d5 1 2.0 t\nq2 Q0 d1 2 1.0 t\nq0 Q0 d3 1 1.0 t\n")
+    run, skipped = run_in_collection(small, read_trec_run(path))
+    pairs = pairs_of_run(small, run, 1)
+    assert ([pairs.ids(i) for i in range(len(pairs))], skipped) == ([("q0", "d3"), ("q2", "d5")], 0)
+    path.write_text("q2 Q0 d5 1 2.0 t\nq2 Q0 nothing 2 3.0 t\nq9 Q0 d3 1 1.0 t\n")
+    with pytest.raises(DataError, match="such as 'q9' and 1 documents that the collection lacks, such as 'nothing'"):
+        run_in_collection(small, read_trec_run(path))
+    run, skipped = run_in_collection(small, read_trec_run(path), on_unknown="skip")
+    assert ([pairs_of_run(small, run, 5).ids(0), len(pairs_of_run(small, run, 5))], skipped) == ([("q2", "d5"), 1], 2)
 
 
 def test_grades_beyond_one_character_are_refused(small):

@@ -26,6 +26,8 @@ UNJUDGED = -1
 """Stands in `JudgePairs.grades` where no person has graded a pair."""
 TOP_GRADE = 9
 """The highest grade that a judge can give, since a grade is one character."""
+_ROUNDING = 1e-6
+"""By how much shares may miss 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +189,7 @@ def split_by_query(pairs: JudgePairs, shares: Mapping[str, float], *, seed: int 
         ConfigError: shares that are not above 0 or do not sum to 1.
         DataError: a part would get no query.
     """
-    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    if not (shares and min(shares.values()) > 0 and abs(sum(shares.values()) - 1) <= _ROUNDING):
         raise ConfigError(f"shares {dict(shares)}: each must be above 0, and together they make 1")
     groups = np.array(near_groups([pairs.query_texts]), dtype=np.int64) if len(pairs.query_ids) else np.zeros(0, int)
     order = sorted(np.unique(groups).tolist(), key=lambda group: hash_share(f"{seed} {pairs.query_ids[group]}"))

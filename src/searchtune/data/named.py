@@ -114,6 +114,17 @@ def align_to_collection(
     return _aligned(collection.query_ids, collection.doc_ids, qrels, runs, on_unknown)
 
 
+def run_in_collection(
+    collection: Collection, named: NamedRun, *, on_unknown: Literal["fail", "skip"] = "fail"
+) -> tuple[Run, int]:
+    """The whole run by the collection's positions, queries without labels too, and how many rows were skipped.
+
+    A query or document that the collection lacks is a `DataError` that names some, or is skipped.
+    """
+    query_index, doc_index = collection.query_index, collection.doc_index
+    return _move_run(named.tag, named, query_index, doc_index, on_unknown)
+
+
 def _aligned(
     query_ids: Sequence[str],
     doc_ids: Sequence[str],

@@ -76,7 +76,7 @@ UMBRELA = Rubric(
     ("0", "1", "2", "3"),
     (
         "has nothing to do with the query",
-        "on the topic of the query, but does not answer it",
+        "is on the topic of the query, but does not answer it",
         "holds some answer to the query, though unclear, partial or hidden among other matters",
         "is about the query and holds the exact answer",
     ),

@@ -244,11 +244,16 @@ class Journal(JournalView):
             raise StorageError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(handle)
             raise StorageError(
                 f"{self.path}: another process is writing to this journal; wait for it, or give each process a shard "
                 "and a journal of its own"
+            ) from error
+        except OSError as error:
+            os.close(handle)
+            raise StorageError(
+                f"{self.path}: cannot be locked ({error.strerror}); choose a place on a local disk"
             ) from error
         return handle
 

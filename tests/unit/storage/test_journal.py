@@ -205,6 +205,15 @@ def test_one_writer_and_readers_at_any_time(tmp_path):
     Journal(tmp_path, HEADER).close()
 
 
+def test_a_disk_that_knows_no_locks(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(journal.fcntl, "flock", no_locks)
+    with pytest.raises(StorageError, match=r"cannot be locked \(No locks available\); choose a place on a local disk"):
+        Journal(tmp_path, HEADER)
+
+
 def test_threads_share_a_journal(tmp_path):
     with Journal(tmp_path, HEADER, sync_every=7) as one:
         threads = [

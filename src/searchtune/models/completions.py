@@ -7,7 +7,7 @@ that no more than one block of logits is in memory and none is computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,11 +94,12 @@ class CompletionReader(nn.Module):
         """Log-probability of each target after its state. Shape: (tokens, dim), (tokens,) -> (tokens,)."""
         head: Any = self.model.backbone.get_output_embeddings()
         size = max(1, _BLOCK // int(self.model.backbone.get_input_embeddings().weight.shape[0]))
-        blocks = list(zip(states.split(size), targets.split(size), strict=True))
+        blocks = list(zip(torch.split(states, size), torch.split(targets, size), strict=True))
         if type(head) is nn.Linear and not head.weight.requires_grad and self.model.logit_cap is None:
             bias: Tensor | None = getattr(head, "bias", None)
             scale = self.model.logit_scale
-            parts = [_FrozenHead.apply(state, target, head.weight, bias, scale) for state, target in blocks]
+            apply: Callable[..., Tensor] = _FrozenHead.apply
+            parts = [apply(state, target, head.weight, bias, scale) for state, target in blocks]
         else:
             again = len(blocks) > 1 and torch.is_grad_enabled()
             parts = [

@@ -30,6 +30,7 @@ from searchtune.metrics.significance import ROUNDS, bootstrap_columns, holm
 from searchtune.types import FloatArray64, IntArray
 
 MOST_TAU_ROUNDS = 2_000
+"""Resamples for the order of systems, which takes longer than means."""
 
 
 @dataclass(frozen=True, eq=False)

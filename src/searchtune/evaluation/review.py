@@ -64,12 +64,13 @@ def sureness(pair: ReviewPair, grades: int) -> float:
 
     -1 where one side said nothing.
     """
-    sides = []
+    sides: list[Sequence[float]] = []
     for grade, shares in ((pair.first, pair.first_probabilities), (pair.second, pair.second_probabilities)):
         if grade is None:
             return -1.0
         sides.append(shares if shares is not None else [float(number == grade) for number in range(grades)])
-    return 1 - sum(a * b for a, b in zip(*sides, strict=True))
+    same: float = sum(a * b for a, b in zip(*sides, strict=True))
+    return 1 - same
 
 
 def review_data(review: Review, length: int = LENGTHS[0]) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def review_data(review: Review, length: int = LENGTHS[0]) -> dict[str, Any]:
 
 def render_review(review: Review) -> str:
     """The whole page as HTML, its passages as long as its size allows."""
+    text = ""
     for length in LENGTHS:
         data = review_data(review, length)
         text = environment().get_template("review.html.j2").render(review=review, data=data)

@@ -141,6 +141,10 @@ def _share(column: int) -> Statistic:
     return lambda sums: _ratio(sums[..., column], sums[..., 0])
 
 
+def _bin_mean(number: int) -> Statistic:
+    return lambda sums: _ratio(sums[..., number, 1], sums[..., number, 0])
+
+
 def _ratio(above: FloatArray64, below: FloatArray64) -> FloatArray64:
     above = np.asarray(above, np.float64)
     found: FloatArray64 = np.divide(above, below, out=np.full(above.shape, np.nan), where=np.asarray(below) > 0)
@@ -154,11 +158,17 @@ def _binned(
     order = np.sort(x)
     first = np.searchsorted(order, x)  # the first place of the same value
     _, place = np.unique(first * bins // len(x), return_inverse=True)
+    size = int(place.max()) + 1
+    cells = np.zeros((len(x), size, 2))
+    cells[np.arange(len(x)), place] = np.stack([np.ones(len(x)), rest], axis=1)
+    parts = by_query(cells, queries)  # (queries, bins, 2)
+    means = cluster_bootstrap(
+        parts, {str(number): _bin_mean(number) for number in range(size)}, seed=seed, rounds=rounds
+    )
     found = []
-    for number in range(int(place.max()) + 1):
-        inside = place == number
-        rows = by_query(np.stack([np.ones(int(inside.sum())), rest[inside]], axis=1), queries[inside])
-        mean = cluster_bootstrap(rows, {"mean": _share(1)}, seed=seed, rounds=rounds)["mean"]
-        values = x[inside]
-        found.append(BiasBin(float(values.min()), float(values.max()), len(values), float(error[inside].mean()), mean))
+    for number in range(size):
+        values, with_any = x[place == number], int((parts[:, number, 0] > 0).sum())
+        mean = means[str(number)]._replace(n=with_any)
+        raw = float(error[place == number].mean())
+        found.append(BiasBin(float(values.min()), float(values.max()), len(values), raw, mean))
     return found

@@ -10,6 +10,7 @@
   const fields = { q: $("find"), pair: $("pair"), state: $("state"), sort: $("sort"), unreadable: $("unreadable") };
   const start = { q: "", pair: "", state: "", sort: "sure", unreadable: "" };
   const number = (n) => n.toLocaleString("en");
+  const many = (n, what) => `${number(n)} ${what}${n === 1 ? "" : "s"}`;
   let found = [], page = 0, labels = new Map();
 
   function make(tag, text, className) {
@@ -148,7 +149,7 @@
     link.download = "corrections.jsonl";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-    say(`${number(labels.size)} corrections exported as corrections.jsonl.`);
+    say(`${many(labels.size, "correction")} exported as corrections.jsonl.`);
   }
 
   function imported(text) {
@@ -164,8 +165,8 @@
     }
     save();
     draw();
-    const lost = [unknown && `${number(unknown)} are of pairs that are not in this page`, broken && `${number(broken)} lines are no correction on the scale of 0 to ${scale - 1}`].filter(Boolean);
-    say(`${number(taken)} corrections taken${lost.length ? "; " + lost.join("; ") : ""}.`);
+    const lost = [unknown && `${many(unknown, "line")} of pairs that are not in this page`, broken && `${many(broken, "line")} without a grade from 0 to ${scale - 1}`].filter(Boolean);
+    say(`${many(taken, "correction")} taken${lost.length ? ", left out: " + lost.join(", ") : ""}.`);
   }
 
   function remember() {
@@ -205,7 +206,7 @@
     $("file").value = "";
   });
   $("clear").addEventListener("click", () => {
-    if (!confirm(`Forget ${number(labels.size)} corrections? Export them first if you need them.`)) return;
+    if (!confirm(`Forget ${many(labels.size, "correction")}? Export first what you need.`)) return;
     labels.clear(); save(); draw(); say("");
   });
   $("list").addEventListener("keydown", (event) => {

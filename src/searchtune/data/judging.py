@@ -6,8 +6,10 @@ order they came in, so that the pairs of a query are together and a job is the s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from searchtune.data.named import positions_of
 from searchtune.data.near import near_groups
+from searchtune.data.packed import created
 from searchtune.data.problems import Problem
 from searchtune.data.rows import BadRow, OnProblem, RowReader
 from searchtune.data.splits import hash_share
@@ -118,6 +121,49 @@ def read_pairs(
         reader.error("empty-file", "", "no usable pair in it", "check that whatever wrote it came to its end")
         reader.finish("fail")
     return gathered.pairs((*result.problems, *result.warnings))
+
+
+def write_pairs(path: Path, pairs: JudgePairs) -> None:
+    """Write pairs as JSON lines that `read_pairs` reads, the others' grades as `judges`; whole or not at all."""
+    with created(path) as file:
+        for i in range(len(pairs)):
+            (query_id, doc_id), (query, passage) = pairs.ids(i), pairs.texts(i)
+            grade = int(pairs.grades[i])
+            row: dict[str, Any] = {"query_id": query_id, "query": query, "doc_id": doc_id, "passage": passage}
+            row["human"] = None if grade == UNJUDGED else grade
+            row["judges"] = {name: int(said[i]) for name, said in pairs.others.items() if said[i] != UNJUDGED}
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def joined_pairs(parts: Sequence[JudgePairs]) -> JudgePairs:
+    """Pairs of several sets that share none, as one.
+
+    Raises:
+        DataError: a pair that is in two of them.
+    """
+    rows = [(*part.ids(i), *part.texts(i), part, i) for part in parts for i in range(len(part))]
+    rows.sort(key=lambda row: (row[0].encode(), row[1].encode()))
+    for before, after in pairwise(rows):
+        if before[:2] == after[:2]:
+            raise DataError(f"query {after[0]!r} document {after[1]!r} is in two of the sets that are joined")
+    query_ids, queries = positions_of([row[0] for row in rows])
+    doc_ids, docs = positions_of([row[1] for row in rows])
+    query_texts, passages = {row[0]: row[2] for row in rows}, {row[1]: row[3] for row in rows}
+    names = sorted({name for part in parts for name in part.others})
+    others = {
+        name: np.array([part.others[name][i] if name in part.others else UNJUDGED for *_, part, i in rows], np.int64)
+        for name in names
+    }
+    return JudgePairs(
+        query_ids=query_ids,
+        query_texts=[query_texts[one] for one in query_ids],
+        doc_ids=doc_ids,
+        passages=[passages[one] for one in doc_ids],
+        queries=queries,
+        docs=docs,
+        grades=np.array([part.grades[i] for *_, part, i in rows], dtype=np.int64),
+        others=others,
+    )
 
 
 def pairs_of_labels(collection: Collection, labels: Qrels) -> JudgePairs:

@@ -142,8 +142,10 @@ class LlmCard(Card):
     """Hash of the base's chat template: another one writes other prompts."""
     labels: list[str] = []
     """What it replies with, the lowest grade first, where its logits are read; empty where it writes text."""
-    rubric: list[str] = []
-    """What each label means, in the same order."""
+    rubric: dict[str, Any] = {}
+    """A judge's grades and what they mean (see `Rubric.fields`)."""
+    calibration: dict[str, Any] | None = None
+    """A judge's, from its distribution to one that can be believed (see `GradeCalibration`), as fitted on dev."""
     quantise: Literal["none", "nf4"] = "none"
     """How the base was loaded when the adapter was trained."""
     probe: ChatProbe

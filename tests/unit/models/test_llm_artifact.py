@@ -51,7 +51,7 @@ def card_of(root, **changes) -> LlmCard:
         "chat_template_sha256": chat_template_sha256(root), "max_tokens": 60, "trainable_parameters": 1,
         "recipe_sha256": "r", "data_fingerprint": "d", "train_positives_sha256": "p", "metrics": {"dev loss": 0.5},
         "versions": {}, "created": "2026-01-01T00:00:00Z", "prompt": "relevance", "prompt_version": "1",
-        "labels": ["rain", "tide"], "rubric": ["off topic", "on topic"], "probe": chat_probe(EXAMPLES), **changes,
+        "labels": ["rain", "tide"], "rubric": {"name": "weather"}, "probe": chat_probe(EXAMPLES), **changes,
     })  # fmt: skip
 
 

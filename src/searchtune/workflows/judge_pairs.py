@@ -1,0 +1,82 @@
+"""From a `PairSource` to the pairs of a judge's job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from searchtune.data.judging import JudgePairs, PairFields, holes, pairs_of_labels, pairs_of_runs, read_pairs
+from searchtune.data.named import run_in_collection
+from searchtune.data.tasks import data_home, load_task, open_collection
+from searchtune.data.trec import read_trec_run
+from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.specs.judge import PairSource
+from searchtune.storage.fingerprint import Fingerprint
+from searchtune.types import Collection, Qrels, Run
+
+
+def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
+    """The pairs of a source, with the grades that people gave them, from 0 to `top`.
+
+    Raises:
+        ConfigError: no such file, task or split.
+        DataError: broken rows, a grade above `top`, or no pair at all.
+    """
+    pairs = _from_file(source, top) if source.task is None else _from_task(source)
+    if not len(pairs):
+        raise DataError(f"{source.task or source.file}: no pair to judge" + " (no holes)" * source.holes)
+    if int(pairs.grades.max()) > top:
+        raise DataError(
+            f"{source.task or source.file}: people's grades go up to {int(pairs.grades.max())}, the rubric's to {top}; "
+            "choose a rubric of the same scale"
+        )
+    return pairs
+
+
+def fingerprint_of(pairs: JudgePairs) -> str:
+    """SHA-256 over ids, texts and grades."""
+    total = Fingerprint()
+    for column in (pairs.query_ids, pairs.query_texts, pairs.doc_ids, pairs.passages):
+        total.add_texts(column)
+    for array in (pairs.queries, pairs.docs, pairs.grades):
+        total.add_array(array)
+    return total.hexdigest()
+
+
+def _from_file(source: PairSource, top: int) -> JudgePairs:
+    fields = PairFields(grade=source.grade_field, others=source.judges_field)
+    return read_pairs(_found(str(source.file)), fields, top=top)
+
+
+def _found(name: str) -> Path:
+    path = Path(name).expanduser()
+    roots = dict.fromkeys([Path(), data_home(), Path("datasets")])
+    places = [path] if path.is_absolute() else [root / path for root in roots]
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(map(str, places))
+    raise ConfigError(f"no file of pairs {name!r} (looked at {looked}); set SEARCHTUNE_DATA to the folder that has it")
+
+
+def _from_task(source: PairSource) -> JudgePairs:
+    collection = open_collection(load_task(str(source.task)))
+    labels = collection.qrels.get(source.split)
+    if labels is None and (not source.runs or source.holes):
+        known = did_you_mean(source.split, collection.qrels)
+        raise ConfigError(f"{collection.name} has no split {source.split!r}{known}")
+    if not source.runs:
+        assert labels is not None
+        return pairs_of_labels(collection, labels)
+    runs = [_run(collection, Path(file).expanduser()) for file in source.runs]
+    return _of_runs(collection, runs, labels, source)
+
+
+def _of_runs(collection: Collection, runs: list[Run], labels: Qrels | None, source: PairSource) -> JudgePairs:
+    if source.holes:
+        assert labels is not None
+        return holes(collection, runs, labels, source.depth)
+    return pairs_of_runs(collection, runs, source.depth, labels)
+
+
+def _run(collection: Collection, file: Path) -> Run:
+    return run_in_collection(collection, read_trec_run(file))[0]

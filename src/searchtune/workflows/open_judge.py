@@ -1,0 +1,236 @@
+"""Opening a judge by name: a judge's adapter, a plain language model, a reranker, or a model behind an address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache as once
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+import numpy as np
+
+from searchtune.errors import ArtifactError, ConfigError
+from searchtune.metrics.grade_calibration import GradeCalibration
+from searchtune.models.identity import identify_generator
+from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
+from searchtune.prompts.judge import VERSIONS, Style, judge_conversation
+from searchtune.prompts.replies import parse_grade
+from searchtune.prompts.rubrics import BINARY, Rubric, find_rubric, own_rubric
+from searchtune.specs.card import CARD_FILE, LlmCard, RerankerCard, adapter_folder
+from searchtune.specs.circularity import ModelFacts
+from searchtune.specs.judge import OwnRubric
+from searchtune.types import FloatArray64
+
+if TYPE_CHECKING:
+    from searchtune.models.backends import Backend, LabelReadings
+    from searchtune.models.endpoint import Endpoint
+    from searchtune.models.quantisation import Quantise
+    from searchtune.models.remote import Budget
+    from searchtune.models.reranker import Reranker
+
+
+class JudgePrompt(NamedTuple):
+    """How pairs are put to a judge."""
+
+    rubric: Rubric
+    style: Style | None
+    """None for a judge that is not asked in words."""
+    nonce: str
+    """What marks the passage in this job."""
+
+
+Read = Callable[[JudgePrompt, Sequence[str], Sequence[str]], "LabelReadings"]
+"""Prompt, queries, passages -> how likely each grade is."""
+
+
+@dataclass(frozen=True)
+class OpenJudge:
+    """A judge by name. Its weights are loaded when the first pair is read."""
+
+    name: str
+    rubric: Rubric
+    style: Style | None
+    """None for a judge that is not asked in words."""
+    identity: Mapping[str, str]
+    """All that its readings depend on, beside prompt and pair."""
+    facts: ModelFacts
+    read: Read
+    calibration: GradeCalibration | None = None
+    price: Callable[[], float | None] = lambda: None
+    """What has been spent since it was opened, where it costs money."""
+    close: Callable[[], None] = lambda: None
+
+    @property
+    def remote(self) -> bool:
+        """Whether each question is sent somewhere."""
+        return self.identity.get("what") == "remote"
+
+    def under(self, rubric: Rubric | None, style: Style | None) -> OpenJudge:
+        """The same model asked under another rubric or style; its calibration is then no longer its own."""
+        if self.style is None and (rubric is not None or style is not None):
+            raise ConfigError(f"{self.name} is a reranker: it is asked under no rubric and in no style")
+        changed = replace(self, rubric=rubric or self.rubric, style=style or self.style)
+        return (
+            self if (changed.rubric, changed.style) == (self.rubric, self.style) else replace(changed, calibration=None)
+        )
+
+
+def settle_rubric(rubric: str | OwnRubric) -> Rubric:
+    """The rubric that a recipe or an option names."""
+    if isinstance(rubric, str):
+        return find_rubric(rubric)
+    return own_rubric(rubric.name, rubric.meanings, min_grade=rubric.min_grade, version=rubric.version)
+
+
+def open_judge(
+    name: str, *, base: str | None = None, quantise: Quantise | None = None, precision: Precision = "auto"
+) -> OpenJudge:
+    """A judge's adapter, a reranker's adapter, or a plain language model (folder, `package:NAME/path`, hub id).
+
+    `base` is for an adapter whose base is not where its card says; `quantise` and the rubric `umbrela` are for a plain
+    model, whose adapter's card settles them otherwise.
+
+    Raises:
+        ModelError: there is no such model.
+        ArtifactError: the adapter is damaged, of another kind, or its base is another one.
+        ConfigError: settings that the card settles.
+    """
+    folder = adapter_folder(name)
+    if not (folder / CARD_FILE).is_file():
+        return _plain(name, quantise or "none", precision)
+    from searchtune.models.cards import read_any_card
+
+    card = read_any_card(folder)
+    if quantise is not None and quantise != getattr(card, "quantise", "none"):
+        raise ConfigError(f"{folder}: its card settles quantise: {getattr(card, 'quantise', 'none')}; leave it out")
+    if isinstance(card, RerankerCard):
+        return _reranker(folder, card, base, precision)
+    if not isinstance(card, LlmCard) or card.kind != "judge":
+        raise ArtifactError(f"{folder}: an adapter of kind {card.kind!r}; a judge's or a reranker's is needed here")
+    return _tuned(folder, card, base, precision)
+
+
+def open_remote_judge(endpoint: Endpoint, budget: Budget, rubric: Rubric, style: Style) -> OpenJudge:
+    """A judge behind an OpenAI-compatible address; one that gives no log-probabilities is read by its words."""
+    from searchtune.models.remote import RemoteBackend
+
+    def label(text: str) -> str | None:
+        grade = parse_grade(text, rubric).grade
+        return None if grade is None else rubric.labels[grade]
+
+    backend = RemoteBackend(endpoint, budget=budget, parser=None if endpoint.top_logprobs else label)
+    return OpenJudge(
+        name=endpoint.model,
+        rubric=rubric,
+        style=style,
+        identity=dict(backend.identity),
+        facts=ModelFacts(endpoint.model, f"{endpoint.url} {endpoint.model}"),
+        read=partial(_ask, lambda: backend),
+        price=lambda: backend.price if budget.price_in + budget.price_out else None,
+        close=backend.close,
+    )
+
+
+def _ask(
+    load: Callable[[], Backend], prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]
+) -> LabelReadings:
+    assert prompt.style is not None
+    asked = [
+        judge_conversation(query, passage, prompt.rubric, prompt.nonce, style=prompt.style)
+        for query, passage in zip(queries, passages, strict=True)
+    ]
+    return load().read_labels(asked, prompt.rubric.labels)
+
+
+def _dtype(precision: Precision) -> str:
+    return dtype_name(precision, device_type())
+
+
+def _plain(name: str, quantise: Quantise, precision: Precision) -> OpenJudge:
+    from searchtune.models.sources import resolve_model, weights_sha256
+
+    root, dtype = resolve_model(name), _dtype(precision)
+
+    def load() -> Backend:
+        import torch
+
+        from searchtune.models.backends import LocalBackend
+        from searchtune.models.generator import load_causal_lm
+
+        model = load_causal_lm(root, dtype=getattr(torch, dtype), device=pick_device(), quantise=quantise)
+        return LocalBackend(model, identity)
+
+    identity = identify_generator(root, adapter=None, quantise=quantise, dtype=dtype)
+    facts = ModelFacts(name, weights_sha256(root))
+    return OpenJudge(name, find_rubric("umbrela"), "short", identity, facts, partial(_ask, once(load)))
+
+
+def _tuned(folder: Path, card: LlmCard, base: str | None, precision: Precision) -> OpenJudge:
+    from searchtune.models.cards import check_base
+    from searchtune.models.sources import resolve_model
+
+    root, dtype = resolve_model(base or card.base, None if base else card.revision), _dtype(precision)
+    check_base(card, root)
+    rubric, style = Rubric.of(card.rubric), _style(folder, card)
+    identity = identify_generator(root, adapter=folder, quantise=card.quantise, dtype=dtype)
+
+    def load() -> Backend:
+        import torch
+
+        from searchtune.models.backends import LocalBackend
+        from searchtune.models.llm_artifact import load_llm_adapter
+
+        model, _ = load_llm_adapter(folder, dtype=getattr(torch, dtype), device=pick_device(), base=base)
+        return LocalBackend(model, identity, max_tokens=card.max_tokens)
+
+    calibration = None if card.calibration is None else GradeCalibration.from_json(card.calibration)
+    facts = ModelFacts(str(folder), card.base_weights_sha256, identity["adapter_sha256"])
+    return OpenJudge(card.name, rubric, style, identity, facts, partial(_ask, once(load)), calibration)
+
+
+def _style(folder: Path, card: LlmCard) -> Style:
+    """The style of its prompt, whose words must still be the ones it was trained under."""
+    for style in get_args(Style):
+        if card.prompt == f"judge/{style}" and card.prompt_version == str(VERSIONS[style]):
+            found: Style = style
+            return found
+    raise ArtifactError(
+        f"{folder}: trained under version {card.prompt_version} of the prompt {card.prompt!r}, which is not here: use "
+        "the searchtune that trained it, or train it anew"
+    )
+
+
+def _reranker(folder: Path, card: RerankerCard, base: str | None, precision: Precision) -> OpenJudge:
+    """A reranker as a judge of two grades: its probability of relevance, calibrated where its card says how."""
+    from searchtune.metrics.calibration import Calibration
+    from searchtune.workflows.open_reranker import open_reranker
+
+    opened = open_reranker(str(folder), base=base, precision=precision)
+    calibration = None if card.calibration is None else Calibration.from_json(card.calibration)
+
+    def read(_: JudgePrompt, queries: Sequence[str], passages: Sequence[str]) -> LabelReadings:
+        from searchtune.models.backends import LabelReadings
+
+        reranker: Reranker = opened.load()
+        scores, tokens = _scores(reranker, queries, passages)
+        relevant = 1 / (1 + np.exp(-scores)) if calibration is None else calibration(scores)
+        shares = np.stack([1 - relevant, relevant], axis=1)
+        return LabelReadings(shares, (None,) * len(scores), np.full(len(scores), np.nan), tokens, 0)
+
+    identity = {**{name: str(value) for name, value in opened.key.fields.items()}, "what": "reranker"}
+    facts = ModelFacts(str(folder), card.base_weights_sha256, str(opened.key.fields.get("adapter_sha256") or ""))
+    return OpenJudge(card.name, BINARY, None, identity, facts, read)
+
+
+def _scores(reranker: Reranker, queries: Sequence[str], passages: Sequence[str]) -> tuple[FloatArray64, int]:
+    from searchtune.models.pairs import pair_store
+
+    asked = list(dict.fromkeys(queries))
+    place = {query: i for i, query in enumerate(asked)}
+    store = pair_store(reranker.tokenizer, asked, list(passages), reranker.form)
+    rows = np.array([place[query] for query in queries], dtype=np.int64)
+    columns = np.arange(len(passages))
+    scores = reranker.score_store(store, rows, columns).astype(np.float64)
+    return scores, int(store.lengths(rows, columns).sum())

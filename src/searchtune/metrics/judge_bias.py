@@ -108,7 +108,7 @@ def feature_bias(
     if not len(x):
         return Bias(slope, [], 0)
     level = np.bincount(grade, weights=error, minlength=scale) / np.maximum(np.bincount(grade, minlength=scale), 1)
-    found = _binned(x, error, error - level[grade], where, bins, seed, rounds)
+    found = _binned(x, error, error - level[grade], where, bins=bins, seed=seed, rounds=rounds)
     return Bias(slope, found, len(x))
 
 
@@ -152,7 +152,7 @@ def _ratio(above: FloatArray64, below: FloatArray64) -> FloatArray64:
 
 
 def _binned(
-    x: FloatArray64, error: FloatArray64, rest: FloatArray64, queries: IntArray, bins: int, seed: int, rounds: int
+    x: FloatArray64, error: FloatArray64, rest: FloatArray64, queries: IntArray, *, bins: int, seed: int, rounds: int
 ) -> list[BiasBin]:
     """Bins of about equally many pairs; equal features share one."""
     order = np.sort(x)

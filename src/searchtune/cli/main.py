@@ -21,9 +21,10 @@ COMMANDS = {
     "data": "Look at test collections: list, show, check, fetch, export.",
     "embed": "Train an embedding adapter, encode with it, search with it.",
     "rerank": "Train a reranker's adapter, score pairs with it, rerank a run.",
+    "judge": "Train a judge of relevance, judge pairs, compare with people, calibrate, hand pairs out.",
     "eval": "Measure systems on test collections, compare them, guard what they reach.",
     "adapter": "Look at a saved adapter, verify it, merge it.",
-    "cache": "Look at the embedding cache, remove what is old.",
+    "cache": "Look at what is kept to save work, remove what is old.",
     "doctor": "Look at this installation and machine; exit code 1 where something is broken or unsafe.",
     "demo": "Adapt all-MiniLM-L6-v2 to finding Python functions, and report what it gained.",
 }

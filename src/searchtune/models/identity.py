@@ -66,7 +66,7 @@ def identify(
         base_sha256=weights_sha256(root),
         config_sha256=sha256_json(_settings(root / "config.json")),
         tokenizer_sha256=tokenizer_sha256(root),
-        adapter_sha256=None if adapter is None else _adapter_sha256(adapter),
+        adapter_sha256=None if adapter is None else adapter_sha256(adapter),
         pooling=layout.pooling,
         normalise=layout.normalise,
         prompt=prompt,
@@ -88,7 +88,7 @@ def identify_reranker(
         "base_sha256": weights_sha256(root),
         "config_sha256": sha256_json(_settings(root / "config.json")),
         "tokenizer_sha256": tokenizer_sha256(root),
-        "adapter_sha256": None if adapter is None else _adapter_sha256(adapter),
+        "adapter_sha256": None if adapter is None else adapter_sha256(adapter),
         "head": head,
         "template": template,
         "max_tokens": max_tokens,
@@ -114,13 +114,18 @@ def identify_generator(root: Path, *, adapter: Path | None, quantise: str, dtype
                 _settings(root / "tokenizer_config.json").get("chat_template"),
             ]
         ),
-        "adapter_sha256": "" if adapter is None else _adapter_sha256(adapter),
+        "adapter_sha256": "" if adapter is None else adapter_sha256(adapter),
         "quantise": quantise,
         "dtype": dtype,
     }
 
 
-def _adapter_sha256(folder: Path) -> str:
+def adapter_sha256(folder: Path) -> str:
+    """Hash over an adapter's weights and settings.
+
+    Raises:
+        ModelError: the folder holds no adapter.
+    """
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise ModelError(f"{weights}: missing, so {folder} is no adapter; name the folder that training wrote")

@@ -56,9 +56,9 @@ class OwnRubric(Spec):
 class JudgeDev(LlmDev):
     """How training is watched on dev, which is cut from the training pairs by query."""
 
-    metric: Literal["kappa", "kappa_graded", "auc", "loss"] = "kappa"
+    metric: Literal["kappa", "auc", "log_likelihood"] = "kappa"
     """`kappa` is Cohen's, relevant or not, at the threshold that is best on dev; `auc` the mean over queries of the
-    share of pairs of a relevant and another passage that are in order; `loss` the mean cross-entropy, lowest best."""
+    share of pairs of a relevant and another passage that are in order; `log_likelihood` that of the person's grade."""
     share: Annotated[Share, Field(gt=0)] = 0.2
     """Of the queries."""
     max_examples: Positive = 1500

@@ -127,7 +127,7 @@ def run_job(
     part = pairs.select(np.array(shard([_key(*pairs.texts(i)) for i in range(len(pairs))], *plan.shard), np.int64))
     if not len(part):
         raise ConfigError(f"shard {plan.shard[0]} of {plan.shard[1]} has no pair: make fewer shards")
-    began, start_price = time.monotonic(), judge.price() or 0.0
+    start_price = judge.price() or 0.0
     with Journal(out / JOURNAL_FILE, header) as journal:
         asked = _ask_all(judge, prompt, _texts(part), journal, progress, "judging")
         canaries = _canaries(part, journal, judge, plan)
@@ -349,7 +349,7 @@ def _write(job: Job, max_unreadable: float) -> None:
     if missing > max_unreadable * len(judgments):
         why, count = Counter(one.reason for one in judgments if one.grade is None).most_common(1)[0]
         raise UnreadableError(
-            f"{job.folder}: {missing:,} of {len(judgments):,} pairs have no grade, more than {max_unreadable:.0%} allow; "
+            f"{job.folder}: {missing:,} of {len(judgments):,} pairs have no grade, more than {max_unreadable:.0%}; "
             f"most often ({count:,}): {why}. What was read is in {JUDGMENTS_FILE}"
         )
 

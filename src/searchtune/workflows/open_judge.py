@@ -19,7 +19,7 @@ from searchtune.prompts.judge import VERSIONS, Style, judge_conversation
 from searchtune.prompts.replies import parse_grade
 from searchtune.prompts.rubrics import BINARY, Rubric, find_rubric, own_rubric
 from searchtune.specs.card import CARD_FILE, LlmCard, RerankerCard, adapter_folder
-from searchtune.specs.circularity import ModelFacts
+from searchtune.specs.circularity import ModelFacts, refuse_circular
 from searchtune.specs.judge import OwnRubric
 from searchtune.types import FloatArray64
 
@@ -41,6 +41,8 @@ class JudgePrompt(NamedTuple):
     """What marks the passage in this job."""
 
 
+_MAX_TOKENS = 4096
+"""Of a prompt, for a plain language model; passages of longer ones lose their ends."""
 Read = Callable[[JudgePrompt, Sequence[str], Sequence[str]], "LabelReadings"]
 """Prompt, queries, passages -> how likely each grade is."""
 
@@ -85,7 +87,7 @@ def settle_rubric(rubric: str | OwnRubric) -> Rubric:
 
 
 def open_judge(
-    name: str, *, base: str | None = None, quantise: Quantise | None = None, precision: Precision = "auto"
+    name: str, *, base: str | None = None, quantise: Quantise | None = None, precision: Precision = "auto", max_tokens: int | None = None
 ) -> OpenJudge:
     """A judge's adapter, a reranker's adapter, or a plain language model (folder, `package:NAME/path`, hub id).
 
@@ -99,10 +101,12 @@ def open_judge(
     """
     folder = adapter_folder(name)
     if not (folder / CARD_FILE).is_file():
-        return _plain(name, quantise or "none", precision)
+        return _plain(name, quantise or "none", precision, max_tokens or _MAX_TOKENS)
     from searchtune.models.cards import read_any_card
 
     card = read_any_card(folder)
+    if max_tokens is not None:
+        raise ConfigError(f"{folder}: its card settles max_tokens: {card.max_tokens}; leave it out")
     if quantise is not None and quantise != getattr(card, "quantise", "none"):
         raise ConfigError(f"{folder}: its card settles quantise: {getattr(card, 'quantise', 'none')}; leave it out")
     if isinstance(card, RerankerCard):
@@ -133,6 +137,25 @@ def open_remote_judge(endpoint: Endpoint, budget: Budget, rubric: Rubric, style:
     )
 
 
+def check_judge(judge: OpenJudge, made_by: Sequence[str], *, allow: bool = False) -> tuple[str, ...]:
+    """Refuse a judge that made or taught what it is to judge; words on others of its kind.
+
+    `made_by` are adapter folders (or their runs').
+
+    Raises:
+        ConfigError: the judge is one of them, and not allowed to be.
+    """
+    used: dict[str, list[ModelFacts]] = {}
+    for name in made_by:
+        from searchtune.models.cards import read_any_card
+        from searchtune.models.identity import adapter_sha256
+
+        folder = adapter_folder(name)
+        card = read_any_card(folder)
+        used.setdefault(card.kind, []).append(ModelFacts(name, card.base_weights_sha256, adapter_sha256(folder)))
+    return refuse_circular(judge.facts, used, allow=allow)
+
+
 def _ask(
     load: Callable[[], Backend], prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]
 ) -> LabelReadings:
@@ -148,7 +171,7 @@ def _dtype(precision: Precision) -> str:
     return dtype_name(precision, device_type())
 
 
-def _plain(name: str, quantise: Quantise, precision: Precision) -> OpenJudge:
+def _plain(name: str, quantise: Quantise, precision: Precision, max_tokens: int) -> OpenJudge:
     from searchtune.models.sources import resolve_model, weights_sha256
 
     root, dtype = resolve_model(name), _dtype(precision)
@@ -160,9 +183,9 @@ def _plain(name: str, quantise: Quantise, precision: Precision) -> OpenJudge:
         from searchtune.models.generator import load_causal_lm
 
         model = load_causal_lm(root, dtype=getattr(torch, dtype), device=pick_device(), quantise=quantise)
-        return LocalBackend(model, identity)
+        return LocalBackend(model, identity, max_tokens=max_tokens)
 
-    identity = identify_generator(root, adapter=None, quantise=quantise, dtype=dtype)
+    identity = identify_generator(root, adapter=None, quantise=quantise, dtype=dtype) | {"max_tokens": str(max_tokens)}
     facts = ModelFacts(name, weights_sha256(root))
     return OpenJudge(name, find_rubric("umbrela"), "short", identity, facts, partial(_ask, once(load)))
 
@@ -175,6 +198,7 @@ def _tuned(folder: Path, card: LlmCard, base: str | None, precision: Precision) 
     check_base(card, root)
     rubric, style = Rubric.of(card.rubric), _style(folder, card)
     identity = identify_generator(root, adapter=folder, quantise=card.quantise, dtype=dtype)
+    identity |= {"max_tokens": str(card.max_tokens)}
 
     def load() -> Backend:
         import torch

@@ -8,6 +8,7 @@ from typing import Any
 
 from searchtune.errors import ConfigError
 from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
+from searchtune.specs.judge import JudgeRecipe
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.storage.assets import find_asset
@@ -27,6 +28,11 @@ def load_recipe(name_or_path: str, *, task: str | None = None, overrides: Sequen
 def load_rerank_recipe(name_or_path: str, *, task: str | None = None, overrides: Sequence[str] = ()) -> RerankRecipe:
     """A reranker's recipe by path, or by name under `configs/rerank/`; otherwise as `load_recipe`."""
     return parse_spec(RerankRecipe, *_read("rerank", name_or_path, task, overrides))
+
+
+def load_judge_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> JudgeRecipe:
+    """A judge's recipe by path, or by name under `configs/judge/`; otherwise as `load_recipe`."""
+    return parse_spec(JudgeRecipe, *_read("judge", name_or_path, None, overrides))
 
 
 def _read(kind: str, name: str, task: str | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from searchtune.errors import ConfigError
 from searchtune.models.precision import compute_dtype
 from searchtune.specs.base import parse_spec
+from searchtune.specs.llm import LlmRecipe
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.storage.atomic import write_json
@@ -21,7 +22,7 @@ RECIPE_FILE = "recipe.json"
 
 
 def settle_run(
-    recipe: EmbedRecipe | RerankRecipe, data: str, out: Path, *, policy: OutputPolicy, device: torch.device
+    recipe: EmbedRecipe | RerankRecipe | LlmRecipe, data: str, out: Path, *, policy: OutputPolicy, device: torch.device
 ) -> torch.dtype:
     """Record recipe, data fingerprint and precision at the first start, and return the precision on record.
 

@@ -1,0 +1,289 @@
+"""Train a judge of relevance on pairs that people graded, prove that it reloads, and measure it on others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from searchtune.data.judging import UNJUDGED, JudgePairs, balanced_sample, split_by_query
+from searchtune.data.near import near_groups
+from searchtune.data.splits import hash_share
+from searchtune.errors import DataError, LeakError
+from searchtune.evaluation.judge_report import JudgeReport
+from searchtune.metrics.grade_calibration import GradeCalibration, best_threshold, fit_grade_calibration
+from searchtune.models.adapters import Adapter, add_lora
+from searchtune.models.chat import ChatFormat, chat_store
+from searchtune.models.generator import CausalLM, load_causal_lm
+from searchtune.models.precision import pick_device
+from searchtune.models.sources import resolve_model
+from searchtune.prompts.canaries import TRAINING_CANARIES, plant_all
+from searchtune.prompts.chat import Conversation
+from searchtune.prompts.fences import draw_nonce
+from searchtune.prompts.judge import judge_conversation
+from searchtune.prompts.rubrics import Rubric
+from searchtune.specs.judge import JudgeRecipe, PairSource
+from searchtune.storage.atomic import write_json
+from searchtune.storage.output import OutputPolicy, prepare_output
+from searchtune.training.fit import FitPlan, Step, TrainLog, fit
+from searchtune.training.labels import LabelExamples, LabelReading
+from searchtune.types import FloatArray64
+from searchtune.workflows.adapter import Verification
+from searchtune.workflows.judge_agree import AgreementPlan, agree
+from searchtune.workflows.judge_finish import TrainedJudge, write_judge
+from searchtune.workflows.judge_job import JobPlan, run_job
+from searchtune.workflows.judge_pairs import fingerprint_of, open_pairs
+from searchtune.workflows.open_judge import open_judge, settle_rubric
+from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.run_folder import settle_run
+from searchtune.workflows.training_set import Leaks
+
+
+@dataclass(frozen=True)
+class JudgeResult:
+    """What a finished run left behind."""
+
+    folder: Path
+    adapter: Path
+    log: TrainLog
+    calibration: GradeCalibration
+    verified: Verification
+    report: JudgeReport | None
+    """None where the recipe has no test pairs."""
+
+    def summary(self) -> dict[str, Any]:
+        """The main figures as plain values."""
+        judges = {} if self.report is None else self.report.judges
+        return {
+            "folder": str(self.folder),
+            "adapter": str(self.adapter),
+            "best_step": self.log.best_step,
+            "training_seconds": round(self.log.seconds, 2),
+            "dev": self.log.best_dev,
+            "calibration": self.calibration.to_json(),
+            "test": {name: {figure: it.mean for figure, it in one.figures.items()} for name, one in judges.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """Pairs as a judge reads them."""
+
+    pairs: JudgePairs
+    prompts: list[Conversation]
+
+
+def train_judge(
+    recipe: JudgeRecipe,
+    out: Path | str,
+    *,
+    policy: OutputPolicy = "fail",
+    leaks: Leaks = "fail",
+    progress: Progress = SILENT,
+) -> JudgeResult | None:
+    """Train, calibrate on dev, save and verify a judge's adapter; judge the test pairs with base and tuned model.
+
+    `out` gets `adapter/`, `recipe.json`, `train_log.json`, `checkpoints/` and, with test pairs, the jobs `base/` and
+    `tuned/` and their report `judge.json`, `judge.html`, `review.html`.
+
+    Returns:
+        The result; None in all but the main process of a distributed run.
+
+    Raises:
+        LeakError: a training query is also, or nearly, a test query, and `leaks` is "fail".
+        SearchtuneError: whatever else a user can mend; see `searchtune.errors`.
+    """
+    device = pick_device()
+    state = PartialState(cpu=device.type == "cpu")
+    progress = progress if state.is_main_process else SILENT
+    rubric = settle_rubric(recipe.rubric)
+    progress.stage("reading the pairs")
+    train, dev = _open_training(recipe, rubric, leaks, progress)
+    root = resolve_model(recipe.base, recipe.revision)
+    out = Path(out).expanduser().resolve()
+    if state.is_main_process:
+        prepare_output(out, policy)
+    dtype = settle_run(recipe, fingerprint_of(train.pairs), out, policy=policy, device=device)
+    progress.stage("loading the base model")
+    model = load_causal_lm(root, dtype=dtype, device=device, quantise=recipe.quantise, attention="eager")
+    adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
+    share = 100 * adapter.trainable / adapter.total
+    progress.note(
+        f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
+    )
+    log = _train(recipe, out, model, train, dev, rubric, progress, resume=policy == "resume")
+    if not state.is_main_process:
+        return None
+    write_json(out / "train_log.json", log.to_json())
+    progress.stage("calibrating on dev")
+    calibration = fit_grade_calibration(_read(model, recipe, dev, rubric), dev.pairs.grades, rubric.min_grade)
+    progress.note(f"relevant from a probability of {calibration.threshold:.2f} on, as is best on dev")
+    progress.stage("saving the adapter and opening it in a fresh process")
+    trained = TrainedJudge(recipe, rubric, root, model, adapter, log, calibration, train.pairs, train.prompts)
+    verified = write_judge(out / "adapter", trained)
+    worst = max(verified.sentence_transformers, verified.peft)
+    progress.note(f"reloaded = trained: probe logits differ by {worst:.1e} at most")
+    report = None if recipe.test is None else _measure(recipe, recipe.test, out, dev.pairs, rubric, progress)
+    return JudgeResult(out, out / "adapter", log, calibration, verified, report)
+
+
+def _open_training(recipe: JudgeRecipe, rubric: Rubric, leaks: Leaks, progress: Progress) -> tuple[_Split, _Split]:
+    """Training and dev pairs, put as prompts."""
+    pairs = open_pairs(recipe.train, top=rubric.top)
+    pairs = pairs.select(pairs.grades != UNJUDGED)
+    if not len(pairs):
+        raise DataError("none of the training pairs has a human grade: name the field that holds it (grade_field)")
+    if recipe.test is not None:
+        pairs = _without_leaks(pairs, open_pairs(recipe.test, top=rubric.top), leaks, progress)
+    parts = split_by_query(pairs, {"train": 1 - recipe.dev.share, "dev": recipe.dev.share}, seed=0)
+    train, dev = parts["train"], _at_most(parts["dev"], recipe.dev.max_examples)
+    if recipe.per_grade is not None:
+        train = balanced_sample(train, recipe.per_grade, seed=recipe.seed)
+    counts = ", ".join(f"{int((train.grades == grade).sum()):,} of {grade}" for grade in range(rubric.top + 1))
+    progress.note(f"training pairs: {len(train):,} ({counts}); dev: {len(dev):,} pairs of other queries")
+    return _Split(train, _training_prompts(recipe, train, rubric)), _Split(dev, _prompts(recipe, dev, rubric))
+
+
+def _without_leaks(pairs: JudgePairs, test: JudgePairs, leaks: Leaks, progress: Progress) -> JudgePairs:
+    """The training pairs whose queries are not test queries too, as `leaks` wants it."""
+    texts = [*pairs.query_texts, *test.query_texts]
+    groups = np.array(near_groups([texts]), dtype=np.int64)
+    shared = np.isin(groups[: len(pairs.query_texts)], groups[len(pairs.query_texts) :])
+    if not shared.any():
+        return pairs
+    named = ", ".join(repr(pairs.query_texts[i]) for i in np.flatnonzero(shared)[:5])
+    if leaks == "fail":
+        raise LeakError(
+            f"{int(shared.sum())} training queries are also, or nearly, test queries: {named}; take them out, or pass "
+            "--leaks drop (leave them out of training) or --leaks allow"
+        )
+    progress.note(f"{int(shared.sum())} training queries are also test queries ({leaks})")
+    return pairs if leaks == "allow" else pairs.select(~shared[pairs.queries])
+
+
+def _at_most(pairs: JudgePairs, count: int) -> JudgePairs:
+    """Pairs chosen by the hash of their ids, so that they stay the same whatever else is there."""
+    order = sorted(range(len(pairs)), key=lambda i: hash_share(" ".join(pairs.ids(i))))
+    return pairs.select(np.array(order[:count], dtype=np.int64))
+
+
+def _prompts(recipe: JudgeRecipe, pairs: JudgePairs, rubric: Rubric) -> list[Conversation]:
+    """One prompt a pair; all pairs of a query share a nonce, so that their prompts begin alike."""
+    return [_prompt(recipe, pairs, i, pairs.texts(i)[1], rubric) for i in range(len(pairs))]
+
+
+def _prompt(recipe: JudgeRecipe, pairs: JudgePairs, i: int, passage: str, rubric: Rubric) -> Conversation:
+    nonce = draw_nonce(f"{recipe.seed} {pairs.ids(i)[0]}")
+    return judge_conversation(pairs.texts(i)[0], passage, rubric, nonce, style=recipe.style)
+
+
+def _training_prompts(recipe: JudgeRecipe, pairs: JudgePairs, rubric: Rubric) -> list[Conversation]:
+    """The prompts, with canaries planted into a share of the pairs that are not relevant."""
+    prompts = _prompts(recipe, pairs, rubric)
+    low = np.flatnonzero(pairs.grades < rubric.min_grade)
+    chosen = np.random.default_rng(recipe.seed).permutation(low)[: round(recipe.canary_share * len(low))]
+    if len(chosen):
+        queries, passages = zip(*(pairs.texts(int(i)) for i in chosen), strict=True)
+        for one in plant_all(queries, passages, rubric, seed=recipe.seed, canaries=TRAINING_CANARIES):
+            place = int(chosen[one.pair])
+            prompts[place] = _prompt(recipe, pairs, place, one.passage, rubric)
+    return prompts
+
+
+def _train(
+    recipe: JudgeRecipe,
+    out: Path,
+    model: CausalLM,
+    train: _Split,
+    dev: _Split,
+    rubric: Rubric,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> TrainLog:
+    store = chat_store(model.tokenizer, train.prompts, recipe.max_tokens)
+    if store.truncated:
+        progress.note(f"{store.truncated:,} of {len(train.prompts):,} training passages are cut to fit {recipe.max_tokens}")
+    labels = ChatFormat(model.tokenizer).single_tokens(rubric.labels)
+    targets = np.zeros((len(train.prompts), len(labels)), dtype=np.float32)
+    targets[np.arange(len(targets)), train.pairs.grades] = 1
+    objective = LabelReading(
+        model,
+        LabelExamples(store, labels, targets),
+        batch_size=recipe.optim.batch_size,
+        tokens_per_chunk=recipe.tokens_per_chunk,
+        seed=recipe.seed,
+        recompute=recipe.recompute,
+    )
+    progress.stage("training")
+    return fit(
+        objective,
+        recipe.optim,
+        FitPlan(out, recipe.seed, recipe.dev.metric, recipe.dev.times, resume),
+        on_eval=lambda: dev_figures(_read(model, recipe, dev, rubric), dev.pairs, rubric.min_grade),
+        on_step=lambda step, total: _tell(progress, step, total),
+    )
+
+
+def _read(model: CausalLM, recipe: JudgeRecipe, split: _Split, rubric: Rubric) -> FloatArray64:
+    """How likely each grade is. Shape: (pairs, grades)."""
+    store = chat_store(model.tokenizer, split.prompts, recipe.max_tokens)
+    labels = ChatFormat(model.tokenizer).single_tokens(rubric.labels)
+    logits = model.score_store(
+        store, labels, groups=split.pairs.queries, tokens_per_chunk=recipe.tokens_per_chunk
+    ).astype(np.float64)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def dev_figures(probabilities: FloatArray64, pairs: JudgePairs, min_grade: int) -> dict[str, float]:
+    """How far readings agree with people; higher is better for all of them.
+
+    `kappa` at the best threshold, `auc` within queries, and `log_likelihood` of the person's grade, mean over pairs.
+    """
+    relevant = pairs.grades >= min_grade
+    chance = probabilities[:, min_grade:].sum(axis=1)
+    areas = []
+    for query in np.unique(pairs.queries):
+        own = pairs.queries == query
+        high, low = chance[own & relevant], chance[own & ~relevant]
+        if len(high) and len(low):
+            above = (high[:, None] > low).mean() + (high[:, None] == low).mean() / 2
+            areas.append(float(above))
+    likely = np.log(np.maximum(probabilities[np.arange(len(pairs)), pairs.grades], 1e-9))
+    return {
+        "kappa": best_threshold(chance, relevant).kappa,
+        "auc": float(np.mean(areas)) if areas else float("nan"),
+        "log_likelihood": float(likely.mean()),
+    }
+
+
+def _tell(progress: Progress, step: Step, total: int) -> None:
+    progress.step(step.step, total, f"loss {step.loss:.3f}")
+    if step.dev:
+        words = ", ".join(f"{name} {value:.4f}" for name, value in step.dev.items())
+        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {words}")
+
+
+def _measure(
+    recipe: JudgeRecipe, source: PairSource, out: Path, dev: JudgePairs, rubric: Rubric, progress: Progress
+) -> JudgeReport:
+    """Judge the test pairs with base and tuned model, each calibrated on dev, and report how they agree with people."""
+    test = open_pairs(source, top=rubric.top)
+    plan = JobPlan(canaries=recipe.canaries, seed=recipe.seed)
+    base = open_judge(
+        recipe.base, quantise=recipe.quantise, precision=recipe.precision, max_tokens=recipe.max_tokens
+    ).under(rubric, recipe.style)
+    progress.stage("judging dev with the base")
+    on_dev = run_job(base, dev, out / "base-dev", progress=progress)
+    fitted = fit_grade_calibration(on_dev.probabilities, dev.grades, rubric.min_grade)
+    progress.stage("judging test with the base")
+    jobs = {"base": run_job(base, test, out / "base", replace(plan, calibration=fitted), progress=progress)}
+    tuned = open_judge(str(out / "adapter"), precision=recipe.precision)
+    progress.stage("judging test with the tuned judge")
+    jobs["tuned"] = run_job(tuned, test, out / "tuned", plan, progress=progress)
+    return agree(jobs, out, AgreementPlan(headline="tuned", reference="base"))

@@ -1,0 +1,229 @@
+"""How far judges agree with people: finished jobs, other judges and their average, measured on the same pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from searchtune.data.judging import UNJUDGED, JudgePairs
+from searchtune.data.judgments import with_grades
+from searchtune.data.named import NamedRun, align, named_qrels
+from searchtune.data.trec import read_trec_run
+from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.evaluation.judge_page import write_judge_page
+from searchtune.evaluation.judge_report import JobFacts, JudgeReport, write_judge_report
+from searchtune.evaluation.judging import JudgeEvidence, JudgeLabels, SystemScores, build_judge_report
+from searchtune.evaluation.review import Review, ReviewPair, write_review
+from searchtune.metrics.ranking import score
+from searchtune.specs.circularity import ModelFacts, refuse_circular
+from searchtune.types import FloatArray64, IntArray, Judgment
+from searchtune.workflows.judge_job import Job
+
+REPORT_FILE, PAGE_FILE, REVIEW_FILE = "judge.json", "judge.html", "review.html"
+
+
+@dataclass(frozen=True)
+class AgreementPlan:
+    """What is compared with what."""
+
+    headline: str
+    """The judge that the report is about."""
+    reference: str | None = None
+    """The judge that it is compared with."""
+    others: Mapping[str, int] = field(default_factory=dict)
+    """Judges whose grades came with the pairs, and from which grade on each calls a pair relevant."""
+    average: bool = False
+    """Also judge by the mean of all jobs' probabilities of relevance."""
+    runs: Sequence[Path] = ()
+    """TREC runs of search systems, to be ranked by the labels of people and of each judge."""
+    metric: str = "ndcg@10"
+    human: Sequence[Judgment] = ()
+    """Grades of people in place of those in the jobs."""
+    human_from: int | None = None
+    """From which grade on people call a pair relevant; None: as the rubric with the most grades does."""
+    seed: int = 13
+
+
+def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> JudgeReport:
+    """Measure finished jobs on one set of pairs against people; `out` gets the report, its page, and a page to review.
+
+    Raises:
+        ConfigError: a judge that is not there.
+        DataError: jobs on different pairs, or no pair with a grade of a person.
+    """
+    first = next(iter(jobs.values()))
+    for job in jobs.values():
+        if [job.pairs.ids(i) for i in range(len(job.pairs))] != [first.pairs.ids(i) for i in range(len(first.pairs))]:
+            raise DataError(f"{job.folder} and {first.folder} judged different pairs; judge the same ones to compare")
+    pairs = with_grades(first.pairs, plan.human) if plan.human else first.pairs
+    if not (pairs.grades != UNJUDGED).any():
+        raise DataError(f"{first.folder}: no pair has a grade of a person; give labels to compare with (--human)")
+    min_grade = plan.human_from or _min_grade(jobs)
+    labels = {name: _labels(job, min_grade) for name, job in jobs.items()}
+    if plan.average:
+        labels["average"] = _average(jobs)
+    for name, grade in plan.others.items():
+        if name not in pairs.others:
+            raise ConfigError(f"no other judge is called {name!r}{did_you_mean(name, pairs.others)}")
+        labels[name] = JudgeLabels(pairs.others[name], kind="labels in the file", min_grade=grade, graded=False)
+    runs = {run.tag or file.stem: run for file, run in ((file, read_trec_run(file)) for file in plan.runs)}
+    if runs:
+        labels = {
+            name: replace(one, scores=_systems(pairs, one, runs, min_grade, plan)) for name, one in labels.items()
+        }
+    meanings = [str(meaning) for meaning in _rubric(jobs[plan.headline])["meanings"]] if plan.headline in jobs else []
+    evidence = JudgeEvidence(
+        collection=_collection(first),
+        human=pairs.grades,
+        queries=pairs.queries,
+        judges=labels,
+        min_grade=min_grade,
+        headline=plan.headline,
+        reference=plan.reference,
+        grades=meanings if len(meanings) > int(pairs.grades.max()) else [],
+        lengths=np.array([len(pairs.passages[int(doc)].split()) for doc in pairs.docs], dtype=np.int64),
+        overlaps=_overlaps(pairs),
+        provenance=_provenance(jobs),
+    )
+    report = build_judge_report(evidence, seed=plan.seed)
+    out = Path(out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    write_judge_report(report, out / REPORT_FILE)
+    write_judge_page(report, out / PAGE_FILE)
+    if plan.headline in jobs:
+        write_review(_review(plan.headline, jobs[plan.headline], pairs), out / REVIEW_FILE)
+    return report
+
+
+def check_circular(job: Job, used: Mapping[str, Sequence[ModelFacts]], *, allow: bool = False) -> tuple[str, ...]:
+    """Refuse figures from a judge of itself; see `specs.circularity`."""
+    model = job.facts["model"]
+    judge = ModelFacts(model["name"], model["base_sha256"], model["adapter_sha256"])
+    return refuse_circular(judge, used, allow=allow)
+
+
+def _rubric(job: Job) -> dict[str, Any]:
+    rubric: dict[str, Any] = job.facts["prompt"]["rubric"]
+    return rubric
+
+
+def _min_grade(jobs: Mapping[str, Job]) -> int:
+    """From which grade on people call a pair relevant: as the rubric with the most grades has it."""
+    rubric = max((_rubric(job) for job in jobs.values()), key=lambda rubric: len(rubric["labels"]))
+    return int(rubric["min_grade"])
+
+
+def _collection(job: Job) -> str:
+    return f"{len(job.pairs):,} pairs of {len(job.pairs.query_ids)} queries"
+
+
+def _labels(job: Job, min_grade: int) -> JudgeLabels:
+    binary = len(job.calibration.shifts) == 2 and min_grade > 1
+    facts = job.facts
+    missing = [
+        reason or "no grade"
+        for reason, grade, person in zip(job.reasons, job.grades, job.pairs.grades, strict=True)
+        if grade < 0 and person != UNJUDGED
+    ]
+    return JudgeLabels(
+        grades=job.grades,
+        kind="reranker" if facts["identity"].get("what") == "reranker" else "judge",
+        probabilities=None if binary else job.probabilities,
+        calibrated=job.calibration.relevance(job.probabilities),
+        min_grade=1 if binary else None,
+        graded=not binary,
+        reasons={reason: missing.count(reason) for reason in sorted(set(missing))},
+        planted=job.planted,
+        job=JobFacts(
+            seconds=facts["seconds"], cost=facts["cost"], labels_per_second=facts["labels_per_second"] or None
+        ),
+    )
+
+
+def _average(jobs: Mapping[str, Job]) -> JudgeLabels:
+    """Relevant where the jobs' probabilities lie above their thresholds on average, in units of log odds."""
+    odds, bars = [], []
+    for job in jobs.values():
+        odds.append(_log_odds(job.calibration.relevance(job.probabilities)))
+        bars.append(float(_log_odds(np.array([job.calibration.threshold]))[0]))
+    mean = np.mean(odds, axis=0)
+    unread = np.isnan(mean)
+    grades = np.where(unread, -1, mean >= np.mean(bars)).astype(np.int64)
+    return JudgeLabels(
+        grades,
+        kind=f"mean of {', '.join(jobs)}",
+        calibrated=1 / (1 + np.exp(-mean)),
+        min_grade=1,
+        graded=False,
+        reasons={"not read by all": int(unread.sum())} if unread.any() else {},
+    )
+
+
+def _log_odds(chances: FloatArray64) -> FloatArray64:
+    safe = np.clip(chances, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(safe / (1 - safe)), dtype=np.float64)
+
+
+def _overlaps(pairs: JudgePairs) -> FloatArray64:
+    """The share of each query's words that the passage has. Shape: (pairs,)."""
+    asked = [set(text.lower().split()) for text in pairs.query_texts]
+    words: dict[int, set[str]] = {}
+    found = np.zeros(len(pairs))
+    for i, (query, doc) in enumerate(zip(pairs.queries.tolist(), pairs.docs.tolist(), strict=True)):
+        passage = words.setdefault(doc, {word.strip(".,;:!?()\"'") for word in pairs.passages[doc].lower().split()})
+        found[i] = len(asked[query] & passage) / max(1, len(asked[query]))
+    return found
+
+
+def _systems(
+    pairs: JudgePairs, labels: JudgeLabels, runs: Mapping[str, NamedRun], min_grade: int, plan: AgreementPlan
+) -> SystemScores:
+    """The metric of every system by query, with people's labels and with the judge's."""
+    human = _scored(pairs, pairs.grades, runs, min_grade, plan.metric)
+    said = np.where(pairs.grades == UNJUDGED, -1, labels.grades)
+    judge = _scored(pairs, said, runs, labels.min_grade or min_grade, plan.metric)
+    return SystemScores(plan.metric, list(runs), human, judge)
+
+
+def _scored(
+    pairs: JudgePairs, grades: IntArray, runs: Mapping[str, NamedRun], min_grade: int, metric: str
+) -> FloatArray64:
+    """Shape: (queries, systems). A query without a grade is NaN."""
+    keep = np.flatnonzero(grades >= 0)
+    labels = named_qrels(
+        [pairs.ids(int(i))[0] for i in keep], [pairs.ids(int(i))[1] for i in keep], grades[keep].astype(np.int64)
+    )
+    aligned = align(labels, runs)
+    place = {query: i for i, query in enumerate(pairs.query_ids)}
+    rows = np.array([place[aligned.query_ids[int(query)]] for query in aligned.qrels.queries], dtype=np.int64)
+    found = np.full((len(pairs.query_ids), len(runs)), np.nan)
+    for column, name in enumerate(runs):
+        found[rows, column] = score(aligned.runs[name], aligned.qrels, [metric], min_grade=min_grade)[metric]
+    return found
+
+
+def _review(name: str, job: Job, pairs: JudgePairs) -> Review:
+    rubric = _rubric(job)
+    shares = job.calibrated
+    said = [
+        ReviewPair(
+            *(pairs.ids(i)[0], pairs.texts(i)[0], pairs.ids(i)[1], pairs.texts(i)[1]),
+            first=None if pairs.grades[i] == UNJUDGED else int(pairs.grades[i]),
+            second=None if grade < 0 else grade,
+            second_probabilities=None if grade < 0 else [float(share) for share in shares[i]],
+            reason=job.reasons[i],
+        )
+        for i, grade in enumerate(job.grades.tolist())
+    ]
+    return Review(f"{name} against people", "human", name, [str(it) for it in rubric["meanings"]], said)
+
+
+def _provenance(jobs: Mapping[str, Job]) -> dict[str, Any]:
+    return {
+        name: {key: job.facts[key] for key in ("judge", "identity", "prompt", "fingerprint", "seed", "finished")}
+        for name, job in jobs.items()
+    }

@@ -1,0 +1,68 @@
+"""Fitting a judge's calibration on pairs that people graded too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from searchtune.data.judgments import with_grades
+from searchtune.metrics.calibration import expected_calibration_error
+from searchtune.metrics.grade_calibration import GradeCalibration, fit_grade_calibration
+from searchtune.specs.base import read_yaml
+from searchtune.storage.atomic import write_json
+from searchtune.types import Judgment
+from searchtune.workflows.judge_job import Job
+
+_TWO = 2
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A calibration, and what it changes on the pairs that it was fitted on."""
+
+    calibration: GradeCalibration
+    pairs: int
+    error_before: float
+    """Expected calibration error of the probability of relevance (10 bins)."""
+    error_after: float
+
+
+def calibrate(
+    job: Job, out: Path | str, *, human: Sequence[Judgment] = (), human_from: int | None = None
+) -> Fit:
+    """Fit on the pairs of a job that have a grade of a person, and write the calibration to `out`.
+
+    `human_from` is the grade from which on people call a pair relevant, where that is not the judge's own: a judge of
+    two grades learns from people's four.
+
+    Raises:
+        DataError: too little to fit on (see `fit_grade_calibration`), or grades of pairs that the job does not have.
+    """
+    pairs = with_grades(job.pairs, human) if human else job.pairs
+    min_grade = job.calibration.min_grade
+    graded = pairs.grades
+    if len(job.calibration.shifts) == _TWO and human_from is not None:
+        graded = np.where(graded < 0, graded, graded >= human_from)
+    fitted = fit_grade_calibration(job.probabilities, graded, min_grade)
+    keep = (graded >= 0) & ~np.isnan(job.probabilities).any(axis=1)
+    relevant = graded[keep] >= min_grade
+    before = job.probabilities[keep][:, min_grade:].sum(axis=1).clip(0, 1)
+    after = fitted.relevance(job.probabilities[keep])
+    write_json(Path(out).expanduser(), fitted.to_json())
+    return Fit(
+        fitted, int(keep.sum()), expected_calibration_error(before, relevant), expected_calibration_error(after, relevant)
+    )
+
+
+def read_calibration(file: Path) -> GradeCalibration:
+    """What `calibrate` wrote.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        ArtifactError: it is no calibration of grades.
+    """
+    return GradeCalibration.from_json(read_yaml(file.expanduser()))  # JSON is YAML
+

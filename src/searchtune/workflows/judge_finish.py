@@ -1,0 +1,96 @@
+"""After training a judge: write its adapter, prove in a fresh process that it reloads as trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from searchtune.data.judging import JudgePairs
+from searchtune.metrics.grade_calibration import GradeCalibration
+from searchtune.models.adapters import Adapter, add_lora
+from searchtune.models.generator import CausalLM, load_causal_lm
+from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
+from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
+from searchtune.prompts.chat import ChatExample, Conversation
+from searchtune.prompts.judge import VERSIONS
+from searchtune.prompts.rubrics import Rubric
+from searchtune.specs.card import LlmCard
+from searchtune.specs.judge import JudgeRecipe
+from searchtune.storage.fingerprint import sha256_json
+from searchtune.training.fit import TrainLog
+from searchtune.workflows.adapter import Verification, verify_in_fresh_process
+from searchtune.workflows.judge_pairs import fingerprint_of
+from searchtune.workflows.provenance import now, spec_sha256, versions
+
+_PROBES = 8
+
+
+@dataclass(frozen=True)
+class TrainedJudge:
+    """What training left in memory."""
+
+    recipe: JudgeRecipe
+    rubric: Rubric
+    root: Path
+    model: CausalLM
+    adapter: Adapter
+    log: TrainLog
+    calibration: GradeCalibration
+    pairs: JudgePairs
+    prompts: list[Conversation]
+
+
+def write_judge(folder: Path, trained: TrainedJudge) -> Verification:
+    """Put the trained weights on a fresh float32 base, record probe logits, save, and verify in a new process.
+
+    Raises:
+        ArtifactError: the saved adapter does not give back the recorded logits.
+    """
+    recipe = trained.recipe
+    model = load_causal_lm(
+        trained.root, dtype=torch.float32, device=torch.device("cpu"), quantise=recipe.quantise, attention="eager"
+    )
+    adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
+    adapter.load_state(trained.adapter.state())
+    positives = _positives(trained)
+    save_llm_adapter(folder, model, adapter, _card(trained, positives), train_positives=positives)
+    return verify_in_fresh_process(folder)
+
+
+def _positives(trained: TrainedJudge) -> list[str]:
+    """Ids of the passages that people call relevant in training, each once."""
+    pairs = trained.pairs
+    relevant = np.unique(pairs.docs[pairs.grades >= trained.rubric.min_grade])
+    return [pairs.doc_ids[int(doc)] for doc in relevant]
+
+
+def _card(trained: TrainedJudge, positives: list[str]) -> LlmCard:
+    recipe, rubric = trained.recipe, trained.rubric
+    places = np.unique(np.linspace(0, len(trained.prompts) - 1, num=_PROBES).astype(int))
+    return LlmCard(
+        kind="judge",
+        name=f"{rubric.name}-judge",
+        base=recipe.base if not Path(recipe.base).expanduser().is_dir() else str(trained.root),
+        revision=recipe.revision,
+        base_weights_sha256=weights_sha256(trained.root),
+        tokenizer_sha256=tokenizer_sha256(trained.root),
+        chat_template_sha256=chat_template_sha256(trained.root),
+        max_tokens=recipe.max_tokens,
+        quantise=recipe.quantise,
+        prompt=f"judge/{recipe.style}",
+        prompt_version=str(VERSIONS[recipe.style]),
+        labels=list(rubric.labels),
+        rubric=rubric.fields(),
+        calibration=trained.calibration.to_json(),
+        trainable_parameters=trained.adapter.trainable,
+        recipe_sha256=spec_sha256(recipe),
+        data_fingerprint=fingerprint_of(trained.pairs),
+        train_positives_sha256=sha256_json(positives),
+        probe=chat_probe([ChatExample(trained.prompts[int(place)], "") for place in places]),
+        metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},
+        versions=versions(),
+        created=now(),
+    )

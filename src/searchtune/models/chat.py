@@ -65,11 +65,12 @@ class ChatFormat:
         pieces = [Piece(frame[0], control=True, passage=False)]
         for message, after in zip(conversation, frame[1:], strict=True):
             for part in message.parts:
-                text, passage = (part.text, True) if isinstance(part, Passage) else (part, False)
-                if passage or (self._special is not None and self._special.search(text)):
-                    pieces.append(Piece(text, control=False, passage=passage))
+                if isinstance(part, Passage):
+                    pieces.append(Piece(self._space(pieces) + part.text, control=False, passage=True))
+                elif self._special is not None and self._special.search(part):
+                    pieces.append(Piece(part, control=False, passage=False))
                 else:
-                    self._put(pieces, text)
+                    self._put(pieces, part)
             self._put(pieces, after)
         return [piece for piece in pieces if piece.text]
 
@@ -110,6 +111,13 @@ class ChatFormat:
                 raise ModelError(f"labels {found[ids[0]]!r} and {label!r} are the same token {ids[0]}; choose others")
             found[ids[0]] = label
         return list(found)
+
+    def _space(self, pieces: list[Piece]) -> str:
+        """Take a space from the end of the last piece: tokenizers know a word with the space before it best."""
+        if not pieces or not pieces[-1].text.endswith(" "):
+            return ""
+        pieces[-1] = pieces[-1]._replace(text=pieces[-1].text[:-1])
+        return " "
 
     def _put(self, pieces: list[Piece], text: str) -> None:
         """Add text to the last piece if that is of the same kind."""

@@ -232,10 +232,25 @@ class CausalLM(nn.Module):
             )
         else:
             logits = head(states)[:, list(token_ids)].float()
+        return self.finished(logits)
+
+    @property
+    def logit_scale(self) -> float:
+        """What the output layer's products are multiplied by."""
         config = self.backbone.config.get_text_config(decoder=True)
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
-        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
-        cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+        scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+        return float(scale / (getattr(config, "logits_scaling", None) or 1.0))  # Granite
+
+    @property
+    def logit_cap(self) -> float | None:
+        """Where logits are bent off, if at all (Gemma)."""
+        cap: float | None = getattr(self.backbone.config.get_text_config(decoder=True), "final_logit_softcapping", None)
+        return cap
+
+    def finished(self, logits: Tensor) -> Tensor:
+        """Logits from the output layer's products: scaled and capped as the architecture asks."""
+        logits = logits * self.logit_scale
+        cap = self.logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 

@@ -18,18 +18,19 @@ from searchtune.models.artifact import (
     probe_store,
     write_modules,
 )
-from searchtune.models.cards import check_base, check_probe, copy_license_files, read_any_card
+from searchtune.models.cards import check_base, check_probe, copy_license_files, read_any_card, score_difference
+from searchtune.models.generator import load_causal_lm
+from searchtune.models.llm_artifact import llm_probe_scores, load_llm_adapter, open_llm_with_transformers
 from searchtune.models.quiet import quiet
 from searchtune.models.reranker_artifact import (
     load_reranker_artifact,
     open_with_cross_encoder,
     open_with_transformers,
     probe_scores,
-    score_difference,
     write_cross_encoder,
 )
 from searchtune.models.sources import resolve_model
-from searchtune.specs.card import AdapterCard, RerankerCard, adapter_folder
+from searchtune.specs.card import AdapterCard, LlmCard, RerankerCard, adapter_folder
 from searchtune.storage.atomic import new_folder
 
 _CPU = torch.device("cpu")
@@ -64,7 +65,8 @@ def verify_adapter(folder: Path | str, base: str | None = None) -> Verification:
     folder = adapter_folder(folder)
     card = read_any_card(folder)
     check_base(card, resolve_model(base or card.base, None if base else card.revision))
-    by_peft, by_st = (_rerank_differences if isinstance(card, RerankerCard) else _embed_differences)(folder, base)
+    differences = {AdapterCard: _embed_differences, RerankerCard: _rerank_differences, LlmCard: _llm_differences}
+    by_peft, by_st = differences[type(card)](folder, base)
     check_probe(f"{folder} opened by peft", by_peft, card.probe.tolerance)
     check_probe(f"{folder} opened by sentence-transformers", by_st, card.probe.tolerance)
     return Verification(by_st, by_peft, card.probe.tolerance)
@@ -80,13 +82,20 @@ def _embed_differences(folder: Path, base: str | None) -> tuple[float, float]:
 def _rerank_differences(folder: Path, base: str | None) -> tuple[float, float]:
     """The same for a reranker's adapter; a language model's is opened by transformers, not sentence-transformers."""
     reranker, card = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
-    by_peft = score_difference(folder, card, probe_scores(reranker, card))
+    by_peft = score_difference(folder, card.probe, probe_scores(reranker, card))
     by_others = (
         open_with_cross_encoder(folder, card)
         if card.head == "classifier"
         else open_with_transformers(folder, card, reranker)
     )
-    return by_peft, score_difference(folder, card, by_others)
+    return by_peft, score_difference(folder, card.probe, by_others)
+
+
+def _llm_differences(folder: Path, base: str | None) -> tuple[float, float]:
+    """The same for a language model's adapter, opened by transformers in the second place."""
+    model, card = load_llm_adapter(folder, dtype=torch.float32, device=_CPU, base=base)
+    by_peft = score_difference(folder, card.probe, llm_probe_scores(model, card))
+    return by_peft, score_difference(folder, card.probe, open_llm_with_transformers(folder, card, model, base))
 
 
 def verify_in_fresh_process(folder: Path) -> Verification:
@@ -101,7 +110,7 @@ def verify_in_fresh_process(folder: Path) -> Verification:
 
 @quiet()
 def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) -> float:
-    """Write base plus adapter as a plain sentence-transformers folder: a bi-encoder, or a cross-encoder.
+    """Write base plus adapter as a plain folder: a bi-encoder or a cross-encoder, or transformers' language model.
 
     Returns the largest difference between its vectors or scores and those recorded at training.
 
@@ -118,6 +127,14 @@ def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) 
             encoder.tokenizer.save_pretrained(str(temporary))
             write_modules(temporary, encoder, card)
             difference = probe_difference(folder, card, open_with_sentence_transformers(temporary, card))
+        elif isinstance(card, LlmCard):
+            if card.quantise != "none":
+                raise ArtifactError(f"{folder}: its base was in 4 bits; merging would lose what it learned")
+            model, _ = load_llm_adapter(folder, dtype=torch.float32, device=_CPU, base=base)
+            model.backbone.save_pretrained(str(temporary), safe_serialization=True)
+            model.tokenizer.save_pretrained(str(temporary))
+            merged = load_causal_lm(temporary, dtype=torch.float32, device=_CPU)
+            difference = score_difference(folder, card.probe, llm_probe_scores(merged, card))
         elif card.head == "yes-no":
             raise ArtifactError(f"{folder}: merging is for classifiers; peft and vLLM open a language model's adapter")
         else:
@@ -125,7 +142,7 @@ def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) 
             reranker.backbone.save_pretrained(str(temporary), safe_serialization=True)
             reranker.tokenizer.save_pretrained(str(temporary))
             write_cross_encoder(temporary, reranker)
-            difference = score_difference(folder, card, open_with_cross_encoder(temporary, card))
+            difference = score_difference(folder, card.probe, open_with_cross_encoder(temporary, card))
         check_probe(f"{out} after merging", difference, card.probe.tolerance)
     return difference
 

@@ -5,21 +5,16 @@ import pytest
 import torch
 
 from searchtune.errors import ConfigError, DataError
-from searchtune.models.adapters import add_lora
-from searchtune.models.generator import load_causal_lm
-from searchtune.specs.recipe import LoraMethod, Optimiser
-from searchtune.training.fit import FitPlan, TrainingInterrupted, fit
+from searchtune.specs.recipe import Optimiser
 from searchtune.training.labels import LabelExamples, LabelReading, shuffled_batches
-from unit.training.llm import CPU, random_store
-from unit.training.tiny import assert_same, shake
+from unit.training.llm import open_llm, random_store, trained
+from unit.training.tiny import assert_same
 
 LABELS = [7, 90, 31]
 
 
 def reader(folder, examples, **options):
-    model = load_causal_lm(folder, dtype=torch.float32, device=CPU, attention="eager")
-    adapter = add_lora(model, LoraMethod(rank=4, alpha=8), seed=11, task_type="CAUSAL_LM")
-    shake(adapter)
+    model, adapter = open_llm(folder)
     settings = {"batch_size": 6, "tokens_per_chunk": 64, "seed": 3, **options}
     return LabelReading(model, examples, **settings), adapter
 
@@ -79,24 +74,13 @@ def test_it_learns_and_resumes_in_the_same_bits(tiny_llm, tmp_path):
     first = store.ids[store.offsets[:-1]]
     targets = np.eye(3, dtype=np.float32)[first % 3]
     optim = Optimiser(lr=0.02, epochs=4, batch_size=6, checkpoint_every=5)
-    states, logs = [], []
-    for stop in (None, 12):
-        objective, adapter = reader(tiny_llm, LabelExamples(store, LABELS, targets))
-        folder = tmp_path / str(stop)
-
-        def interrupt(step, _, stop=stop):
-            if step.step == stop:
-                raise TrainingInterrupted("test")
-
-        try:
-            log = fit(objective, optim, FitPlan(folder, 1), on_step=interrupt)
-        except TrainingInterrupted:
-            objective, adapter = reader(tiny_llm, LabelExamples(store, LABELS, targets))
-            log = fit(objective, optim, FitPlan(folder, 1, resume=True))
-        states.append(adapter.state())
-        logs.append(log)
-    assert logs[0].steps[-1].loss < 0.5 * logs[0].steps[0].loss
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    runs = [
+        trained(lambda: reader(tiny_llm, LabelExamples(store, LABELS, targets)), optim, tmp_path / str(stop), stop)
+        for stop in (None, 12)
+    ]
+    log, state = runs[0]
+    assert log.steps[-1].loss < 0.5 * log.steps[0].loss
+    assert all(torch.equal(state[name], runs[1][1][name]) for name in state)
 
 
 @pytest.mark.parametrize("change, message", [

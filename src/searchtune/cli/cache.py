@@ -78,7 +78,7 @@ def prune(
     removed = cache.prune(keys=[one.name for one in gone])
     for other in others:
         shutil.rmtree(other.folder, ignore_errors=True)
-    freed = sum(one.bytes for one in [*removed, *others])
+    freed = sum(one.bytes for one in removed) + sum(other.bytes for other in others)
     typer.echo(f"{len(removed)} encoders removed, {_size(freed)} freed")
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from searchtune.workflows.open_judge import OpenJudge
 
 app = typer.Typer(
-    no_args_is_help=True, help="Train a judge of relevance, judge pairs, compare with people, calibrate, hand pairs out."
+    no_args_is_help=True,
+    help="Train a judge of relevance, judge pairs, compare with people, calibrate, hand pairs out.",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
@@ -89,15 +90,15 @@ def run(
     quantise: Annotated[str | None, typer.Option(help="none or nf4, for a model without an adapter.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Ask an OpenAI-compatible address.")] = None,
-    key_variable: Annotated[str | None, typer.Option(metavar="NAME", help="The environment variable of its key.")] = None,
+    key_variable: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable of its key.")
+    ] = None,
     logprobs: Annotated[
         bool, typer.Option("--logprobs/--no-logprobs", help="Read grades off its log-probabilities, or its words.")
     ] = True,
     max_cost: Annotated[float | None, typer.Option(min=0, help="Stop when so much is spent (needs --prices).")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=0, help="Stop when so many tokens are used.")] = None,
-    prices: Annotated[
-        tuple[float, float], typer.Option(help="Prices of a million tokens, in and out.")
-    ] = (0.0, 0.0),
+    prices: Annotated[tuple[float, float], typer.Option(help="Prices of a million tokens, in and out.")] = (0.0, 0.0),
     shard: Annotated[str, typer.Option(metavar="I/N", help="Judge part I of N, counted from 1.")] = "1/1",
     canaries: Annotated[int, typer.Option(min=0, help="How many pairs are judged with a canary in them too.")] = 110,
     max_unreadable: Annotated[float, typer.Option(min=0, max=1, help="Fail above this share without a grade.")] = 0.05,
@@ -165,7 +166,9 @@ def merge(
 
 @app.command()
 def agree(
-    jobs: Annotated[list[str], typer.Argument(metavar="[NAME=]JOB...", help="Finished jobs; the first is the headline.")],
+    jobs: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]JOB...", help="Finished jobs; the first is the headline.")
+    ],
     out: Annotated[Path, typer.Option(help="Where report and pages go.")],
     against: Annotated[str | None, typer.Option(help="The judge that the headline is compared with.")] = None,
     human: Human = None,

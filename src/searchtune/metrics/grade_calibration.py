@@ -48,7 +48,7 @@ class GradeCalibration:
                 f"probabilities of {probabilities.shape[1]} grades for a calibration of {len(self.shifts)}: fit it "
                 "on judgments under the same rubric"
             )
-        return _softmax(self.scale * _logs(probabilities) + np.array(self.shifts))
+        return _softmax(np.asarray(self.scale * _logs(probabilities) + np.array(self.shifts), dtype=np.float64))
 
     def relevance(self, probabilities: FloatArray64) -> FloatArray64:
         """Calibrated probability of the relevant grades. Shape: (pairs, grades) -> (pairs,)."""
@@ -163,5 +163,5 @@ def _logs(probabilities: FloatArray64) -> FloatArray64:
 
 
 def _softmax(logits: FloatArray64) -> FloatArray64:
-    shares: FloatArray64 = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float64)

@@ -30,13 +30,20 @@ class PairSource(Spec):
     depth: Positive = 10
     holes: bool = False
     """Of these, only pairs that nobody has judged."""
+    negatives: Annotated[int, Field(ge=0)] = 0
+    """Where a task labels only what is relevant: so many of BM25's best unlabelled documents of each query are taken as
+    grade 0."""
+    max_queries: Positive | None = None
+    """Only so many of the queries, chosen by the hash of their ids."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.file is None) == (self.task is None):
             raise ValueError("name either a `file` of pairs or a `task`")
-        if self.task is None and (self.runs or self.holes):
-            raise ValueError("`runs` and `holes` belong to a `task`")
+        if self.task is None and (self.runs or self.holes or self.negatives):
+            raise ValueError("`runs`, `holes` and `negatives` belong to a `task`")
+        if self.runs and self.negatives:
+            raise ValueError("`negatives` go with the labels of a task, not with `runs`")
         if self.holes and not self.runs:
             raise ValueError("`holes` are looked for in `runs`: name at least one")
         return self

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 
 from searchtune.data.judging import UNJUDGED, JudgePairs, balanced_sample, split_by_query
@@ -16,7 +15,7 @@ from searchtune.data.splits import hash_share
 from searchtune.errors import DataError, LeakError
 from searchtune.evaluation.judge_report import JudgeReport
 from searchtune.metrics.grade_calibration import GradeCalibration, best_threshold, fit_grade_calibration
-from searchtune.models.adapters import Adapter, add_lora
+from searchtune.models.adapters import add_lora
 from searchtune.models.chat import ChatFormat, chat_store
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.precision import pick_device
@@ -207,7 +206,9 @@ def _train(
 ) -> TrainLog:
     store = chat_store(model.tokenizer, train.prompts, recipe.max_tokens)
     if store.truncated:
-        progress.note(f"{store.truncated:,} of {len(train.prompts):,} training passages are cut to fit {recipe.max_tokens}")
+        progress.note(
+            f"{store.truncated:,} of {len(train.prompts):,} training passages are cut to fit {recipe.max_tokens}"
+        )
     labels = ChatFormat(model.tokenizer).single_tokens(rubric.labels)
     targets = np.zeros((len(train.prompts), len(labels)), dtype=np.float32)
     targets[np.arange(len(targets)), train.pairs.grades] = 1

@@ -30,9 +30,7 @@ class Fit:
     error_after: float
 
 
-def calibrate(
-    job: Job, out: Path | str, *, human: Sequence[Judgment] = (), human_from: int | None = None
-) -> Fit:
+def calibrate(job: Job, out: Path | str, *, human: Sequence[Judgment] = (), human_from: int | None = None) -> Fit:
     """Fit on the pairs of a job that have a grade of a person, and write the calibration to `out`.
 
     `human_from` is the grade from which on people call a pair relevant, where that is not the judge's own: a judge of
@@ -53,7 +51,10 @@ def calibrate(
     after = fitted.relevance(job.probabilities[keep])
     write_json(Path(out).expanduser(), fitted.to_json())
     return Fit(
-        fitted, int(keep.sum()), expected_calibration_error(before, relevant), expected_calibration_error(after, relevant)
+        fitted,
+        int(keep.sum()),
+        expected_calibration_error(before, relevant),
+        expected_calibration_error(after, relevant),
     )
 
 
@@ -65,4 +66,3 @@ def read_calibration(file: Path) -> GradeCalibration:
         ArtifactError: it is no calibration of grades.
     """
     return GradeCalibration.from_json(read_yaml(file.expanduser()))  # JSON is YAML
-

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from searchtune.data.judging import JudgePairs, PairFields, holes, pairs_of_labels, pairs_of_runs, read_pairs
 from searchtune.data.named import run_in_collection
+from searchtune.data.splits import hash_share
 from searchtune.data.tasks import data_home, load_task, open_collection
 from searchtune.data.trec import read_trec_run
 from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.retrieval.bm25 import kept_bm25
 from searchtune.specs.judge import PairSource
 from searchtune.storage.fingerprint import Fingerprint
-from searchtune.types import Collection, Qrels, Run
+from searchtune.storage.places import cache_root
+from searchtune.types import NO_DOC, Collection, Qrels, Run
 
 
 def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
@@ -22,6 +27,9 @@ def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
         DataError: broken rows, a grade above `top`, or no pair at all.
     """
     pairs = _from_file(source, top) if source.task is None else _from_task(source)
+    if source.max_queries is not None:
+        order = sorted(range(len(pairs.query_ids)), key=lambda i: hash_share(pairs.query_ids[i]))
+        pairs = pairs.select(np.isin(pairs.queries, order[: source.max_queries]))
     if not len(pairs):
         raise DataError(f"{source.task or source.file}: no pair to judge" + " (no holes)" * source.holes)
     if int(pairs.grades.max()) > top:
@@ -66,9 +74,26 @@ def _from_task(source: PairSource) -> JudgePairs:
         raise ConfigError(f"{collection.name} has no split {source.split!r}{known}")
     if not source.runs:
         assert labels is not None
-        return pairs_of_labels(collection, labels)
+        return pairs_of_labels(collection, _with_negatives(collection, labels, source.negatives))
     runs = [_run(collection, Path(file).expanduser()) for file in source.runs]
     return _of_runs(collection, runs, labels, source)
+
+
+def _with_negatives(collection: Collection, labels: Qrels, count: int) -> Qrels:
+    """The labels, and grade 0 for BM25's best documents that have none."""
+    if not count:
+        return labels
+    most = int(np.diff(labels.offsets).max(initial=0))
+    texts = [collection.query_texts[int(query)] for query in labels.queries]
+    run = kept_bm25(collection.documents, cache_root() / "bm25").search(labels.queries, texts, count + most)
+    queries, docs = [labels.label_queries], [labels.docs]
+    for row, query in enumerate(labels.queries):
+        found = run.docs[row][run.docs[row] != NO_DOC]
+        fresh = found[~np.isin(found, labels.row(row)[0])][:count]
+        queries.append(np.full(len(fresh), query))
+        docs.append(fresh)
+    zeros = np.zeros(sum(map(len, docs[1:])), dtype=np.int64)
+    return Qrels.from_triples(np.concatenate(queries), np.concatenate(docs), np.concatenate([labels.grades, zeros]))
 
 
 def _of_runs(collection: Collection, runs: list[Run], labels: Qrels | None, source: PairSource) -> JudgePairs:

@@ -87,7 +87,12 @@ def settle_rubric(rubric: str | OwnRubric) -> Rubric:
 
 
 def open_judge(
-    name: str, *, base: str | None = None, quantise: Quantise | None = None, precision: Precision = "auto", max_tokens: int | None = None
+    name: str,
+    *,
+    base: str | None = None,
+    quantise: Quantise | None = None,
+    precision: Precision = "auto",
+    max_tokens: int | None = None,
 ) -> OpenJudge:
     """A judge's adapter, a reranker's adapter, or a plain language model (folder, `package:NAME/path`, hub id).
 

@@ -66,11 +66,13 @@ def add_lora(
     seed: int,
     task_type: str = "FEATURE_EXTRACTION",
     head: Sequence[str] = (),
+    fused: bool = True,
 ) -> Adapter:
     """Put LoRA on the model's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.
 
     The modules named in `head` are trained whole, in float32, and saved with the adapter: without that peft leaves a
-    new head frozen, random and unsaved.
+    new head frozen, random and unsaved. `fused` lets layers without dropout multiply once, see `_FusedLora`; a layer in
+    4 bits never does.
 
     Raises:
         ConfigError: a target module that no layer has, or more top layers than there are.
@@ -100,9 +102,18 @@ def add_lora(
         adapter = Adapter(_in_float32(get_peft_model(model.backbone, config, adapter_name=ADAPTER)))
     for layer in _lora_layers(model):
         layer.train()
-        if not method.dropout and type(layer) is LoraLinear:
+        if fused and not method.dropout and type(layer) is LoraLinear:
             layer.forward = MethodType(_fused_forward, layer)  # type: ignore[method-assign]
     return adapter
+
+
+def merged_copies(model: HasBackbone) -> int:
+    """How many numbers the merged weights have that fused layers keep beside their own while they are trained."""
+    return sum(
+        int(layer.base_layer.weight.numel())  # type: ignore[union-attr]
+        for layer in _lora_layers(model)
+        if "forward" in layer.__dict__
+    )
 
 
 def _lora_layers(model: HasBackbone) -> list[LoraLinear]:

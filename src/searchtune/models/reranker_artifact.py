@@ -6,20 +6,19 @@ them holds what neither checks: which base, by the hash of its weights, and whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from searchtune.errors import ArtifactError
 from searchtune.models.adapters import Adapter
 from searchtune.models.cards import check_base, name_base, read_reranker_card
 from searchtune.models.pairs import pair_store
-from searchtune.models.quantisation import nf4_options
+from searchtune.models.quantisation import Quantise, nf4_options
 from searchtune.models.quiet import quiet
 from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.sources import resolve_model
@@ -82,13 +81,14 @@ def load_reranker_artifact(
     reranker = load_reranker(
         root,
         Reading(card.head, card.max_tokens, card.template or None, card.quantise),
-        dtype=torch.float32,
-        device=torch.device("cpu"),
+        dtype=torch.float32 if card.quantise == "none" else dtype,
+        device=torch.device("cpu") if card.quantise == "none" else device,
     )
     try:
         model = PeftModel.from_pretrained(reranker.backbone, str(folder))
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ArtifactError(f"{folder}: peft cannot put this adapter onto {root}: {error}") from error
+    model.eval()
     if card.quantise == "none":  # merging into 4 bits would lose what was trained: there the adapter stays beside it
         reranker.put(model.merge_and_unload().eval().to(dtype=dtype, device=device))
     reranker.fresh_head = False
@@ -111,11 +111,16 @@ def score_difference(folder: Path, card: RerankerCard, scores: FloatArray) -> fl
 
 
 @quiet()
-def open_with_cross_encoder(folder: Path, card: RerankerCard, options: Mapping[str, Any] | None = None) -> FloatArray:
-    """Probe scores as a user gets them from `CrossEncoder(folder)`. Shape: (pairs,)."""
+def open_with_cross_encoder(folder: Path, card: RerankerCard, quantise: Quantise = "none") -> FloatArray:
+    """Probe scores as a user gets them from `CrossEncoder(folder)`, the base in 4 bits for `nf4`. Shape: (pairs,)."""
     from sentence_transformers import CrossEncoder
 
-    model = CrossEncoder(str(folder), device="cpu", local_files_only=True, **(options or {}))
+    options: dict[str, Any] = {}
+    if quantise == "nf4":
+        root = resolve_model(card.base, card.revision)
+        quantised = nf4_options(root, torch.float32, AutoModelForSequenceClassification)
+        options = {"model_kwargs": {"quantization_config": quantised}}
+    model = CrossEncoder(str(folder), device="cpu", local_files_only=True, **options)
     pairs = [list(pair) for pair in zip(card.probe.queries, card.probe.documents, strict=True)]
     return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
 
@@ -143,13 +148,28 @@ def open_with_transformers(folder: Path, card: RerankerCard, reranker: Reranker)
     return np.array(scores, dtype=np.float32)
 
 
+_BY_CROSS_ENCODER = """from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("path/to/this/folder")
+model.predict([["query", "document"]])
+"""
+_BY_SEARCHTUNE = """from pathlib import Path
+
+import torch
+from searchtune.models.reranker_artifact import load_reranker_artifact
+
+folder, device = Path("path/to/this/folder"), torch.device("cpu")
+reranker, card = load_reranker_artifact(folder, dtype=torch.float32, device=device)
+"""
+
+
 def _readme(card: RerankerCard) -> str:
     figures = ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items()) or "none"
+    code = _BY_CROSS_ENCODER if card.head == "classifier" else _BY_SEARCHTUNE
+    bits = ", whose layers it found in 4 bits (NF4)" * (card.quantise == "nf4")
     return (
-        f"# {card.name}\n\nA LoRA adapter that makes a reranker of `{card.base}`, trained with searchtune. "
-        f"Dev figures: {figures}.\n\n"
-        "```python\nfrom sentence_transformers import CrossEncoder\n\n"
-        'model = CrossEncoder("path/to/this/folder")\nmodel.predict([["query", "document"]])\n```\n\n'
+        f"# {card.name}\n\nA LoRA adapter that makes a reranker of `{card.base}`{bits}, trained with searchtune. "
+        f"Dev figures: {figures}.\n\n```python\n{code}```\n\n"
         "`searchtune adapter verify` checks that it still gives the scores it was trained to give; "
         f"`{CARD_FILE}` says what it was trained on.\n"
     )

@@ -82,7 +82,7 @@ def _rerank_differences(folder: Path, base: str | None) -> tuple[float, float]:
     reranker, card = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
     by_peft = score_difference(folder, card, probe_scores(reranker, card))
     by_others = (
-        open_with_cross_encoder(folder, card)
+        open_with_cross_encoder(folder, card, card.quantise)
         if card.head == "classifier"
         else open_with_transformers(folder, card, reranker)
     )

@@ -242,7 +242,6 @@ def test_the_plan_says_what_would_be_trained(world, tiny_model):
         ({"objective": {"name": "bce", "teacher": "x"}}, "does not use a teacher"),
         ({"sweep": [5, 20]}, "must rise"),
         ({"objective": {"negatives": {"system": "nobody"}}}, "names 'nobody'"),
-        ({"quantise": "nf4", "head": "classifier"}, "language models"),
         ({"first_stage": {"x": {"kind": "run", "file": "f"}}}, "must be bm25, dense or fusion"),
     ],
 )

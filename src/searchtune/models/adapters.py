@@ -107,13 +107,12 @@ def add_lora(
     return adapter
 
 
-def merged_copies(model: HasBackbone) -> int:
-    """How many numbers the merged weights have that fused layers keep beside their own while they are trained."""
-    return sum(
-        int(layer.base_layer.weight.numel())  # type: ignore[union-attr]
-        for layer in _lora_layers(model)
-        if "forward" in layer.__dict__
-    )
+def copied_weights(backbone: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights of which fused layers keep a merged copy beside them, and the copies that were made so far."""
+    fused = [m for m in backbone.modules() if isinstance(m, LoraLinear) and "forward" in m.__dict__]
+    kept = (getattr(layer, "_searchtune_merged", None) for layer in fused)
+    weights: list[Any] = [layer.base_layer.weight for layer in fused]
+    return weights, [each[1] for each in kept if each is not None]
 
 
 def _lora_layers(model: HasBackbone) -> list[LoraLinear]:

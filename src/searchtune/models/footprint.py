@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from searchtune.errors import ModelError
-from searchtune.models.adapters import add_lora, merged_copies
+from searchtune.models.adapters import add_lora, copied_weights
 from searchtune.models.layers import layer_stack
 from searchtune.models.quantisation import Quantise
 from searchtune.models.quiet import quiet
@@ -44,14 +44,25 @@ _TABLES = 16 * 4 + 256 * 4 + 4
 class Skeleton:
     """A base without numbers, and the LoRA that a recipe puts on it."""
 
-    model: Any
+    backbone: Any
+    base_bytes: int
+    """The base's weights."""
     trainable: int
     total: int
     """All parameters, those of the adapter included."""
     adapted: int
     """How many layers have an adapter."""
-    copies: int
-    """Bytes of the second, merged copy of each adapted layer that training keeps so that it multiplies once."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What activations are computed in."""
+        dtype: torch.dtype = next(p.dtype for p in self.backbone.parameters() if not p.requires_grad)
+        return dtype
+
+    @property
+    def copies_bytes(self) -> int:
+        """Second, merged copies of adapted weights, which training keeps so that a layer multiplies once."""
+        return sum(weight.nbytes for weight in copied_weights(self.backbone)[0])
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ def nf4_bytes(numbers: int) -> int:
     return -(-numbers // 2) + scales + 4 * -(-scales // _SCALES_BLOCK) + _TABLES
 
 
-def weight_bytes(model: nn.Module, quantise: Quantise, itemsize: int) -> int:
+def weight_bytes(model: nn.Module, quantise: Quantise = "none") -> int:
     """Bytes of a base's parameters, tied ones once; with `nf4` the linear layers of its stack are in 4 bits."""
     packed: set[int] = set()
     total = 0
@@ -84,12 +95,12 @@ def weight_bytes(model: nn.Module, quantise: Quantise, itemsize: int) -> int:
             if path.startswith(f"{name}.") and isinstance(module, nn.Linear):
                 packed.add(id(module.weight))
                 total += nf4_bytes(module.weight.numel())
-    return total + sum(p.numel() * itemsize for p in model.parameters() if id(p) not in packed)
+    return total + sum(p.nbytes for p in model.parameters() if id(p) not in packed)
 
 
 @quiet()
-def skeleton(folder: Path, shape: Shape) -> Any:
-    """The model that `folder/config.json` describes, on the meta device, in bf16 (only shapes matter).
+def skeleton(folder: Path, shape: Shape, dtype: torch.dtype) -> Any:
+    """The model that `folder/config.json` describes, frozen, on the meta device.
 
     Raises:
         ModelError: transformers does not know the architecture, or has no class of this shape for it.
@@ -100,50 +111,54 @@ def skeleton(folder: Path, shape: Shape) -> Any:
             config.num_labels = 1
             config.pad_token_id = config.pad_token_id or 0
         with torch.device("meta"):
-            model = _ARCHITECTURES[shape].from_config(config, dtype=torch.bfloat16, attn_implementation="eager")
+            model = _ARCHITECTURES[shape].from_config(config, dtype=dtype, attn_implementation="eager")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: its config.json gives no {shape} model: {error}") from error
     return model.requires_grad_(False).eval()
 
 
-def adapted_skeleton(folder: Path, shape: Shape, method: LoraMethod, quantise: Quantise, itemsize: int) -> Skeleton:
+def adapted_skeleton(
+    folder: Path, shape: Shape, method: LoraMethod, *, dtype: torch.dtype, quantise: Quantise = "none"
+) -> Skeleton:
     """The base with its adapter, on the meta device. A base in 4 bits keeps no merged copies.
 
     Raises:
         ModelError: as `skeleton`.
         ConfigError: a target module that no layer has, or more top layers than there are.
     """
-    model = skeleton(folder, shape)
-    holder = _Holder(model)
+    model = skeleton(folder, shape, dtype)
+    base_bytes = weight_bytes(model, quantise)
     layers = len(layer_stack(model)[1])
-    task = {"encoder": "FEATURE_EXTRACTION", "classifier": "SEQ_CLS", "causal": "CAUSAL_LM"}[shape]
     head = head_modules(model) if shape == "classifier" else []
-    adapter = add_lora(holder, method, seed=0, task_type=task, head=head, fused=quantise == "none")
-    copies = itemsize * merged_copies(holder)
-    return Skeleton(model, adapter.trainable, adapter.total, min(layers, method.top_layers or layers), copies)
+    task = {"encoder": "FEATURE_EXTRACTION", "classifier": "SEQ_CLS", "causal": "CAUSAL_LM"}[shape]
+    adapter = add_lora(Backbone(model), method, seed=0, task_type=task, head=head, fused=quantise == "none")
+    return Skeleton(model, base_bytes, adapter.trainable, adapter.total, method.top_layers or layers)
 
 
-@dataclass
-class _Holder:
-    backbone: Any
+class Backbone(nn.Module):
+    """A bare model, as `add_lora` takes it."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
 
 
 def activations(adapted: Skeleton, *, texts: int, width: int) -> Held:
-    """Bytes of activations for `texts` texts of `width` tokens, with eager attention, in 16 bits where the base is.
+    """Bytes of activations for `texts` texts of `width` tokens, with eager attention.
 
     One and two adapted layers are run; the difference between them is what each further layer adds.
 
     Shape: ids (texts, width).
     """
-    name, stack = layer_stack(adapted.model)
+    name, stack = layer_stack(adapted.backbone)
     parent, _, leaf = name.rpartition(".")
-    holder = adapted.model.get_submodule(parent)
+    holder = adapted.backbone.get_submodule(parent)
     first = len(stack) - adapted.adapted
     found = []
     for layers in (1, 2):
         setattr(holder, leaf, stack[first : first + layers])
         try:
-            found.append(_run(adapted.model, texts, width))
+            found.append(_run(adapted.backbone, texts, width))
         finally:
             setattr(holder, leaf, stack)
     one, two = found
@@ -153,28 +168,34 @@ def activations(adapted: Skeleton, *, texts: int, width: int) -> Held:
 
 
 def _run(model: Any, texts: int, width: int) -> Held:
-    body = getattr(model, model.base_model_prefix, model)  # the head is small, and its logits are counted apart
-    with torch.device("meta"):
-        ids = torch.zeros(texts, width, dtype=torch.long)
-        mask = torch.zeros(texts, 1, width, width, dtype=torch.bfloat16)  # a finished one is asked no questions
-    options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    _forward(model, 1, 1)  # makes the merged copies, which are counted apart
     with _Counting(model) as counting:
-        states = body(input_ids=ids, attention_mask=mask, **options)[0]
-        loss = states.float().sum()
-        del states
+        loss: Any = _forward(model, texts, width).float().sum()
         kept = counting.live
         loss.backward()
     model.zero_grad(set_to_none=True)
     return Held(kept, counting.peak)
 
 
-class _Counting(TorchDispatchMode):
+def _forward(model: Any, texts: int, width: int) -> Tensor:
+    """Last hidden states. The head is left out: it is small, and logits are counted apart."""
+    body = getattr(model, model.base_model_prefix, model)
+    with torch.device("meta"):
+        ids = torch.zeros(texts, width, dtype=torch.long)
+        mask = torch.zeros(texts, 1, width, width, dtype=torch.bfloat16)  # a finished one: nobody looks at its numbers
+    options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    states: Tensor = body(input_ids=ids, attention_mask=mask, **options)[0]
+    return states
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of all tensors that operations make, while they live; those of `model` are not among them."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._known = {_key(tensor): 0 for tensor in (*model.parameters(), *model.buffers())}
+        weights = (*model.parameters(), *model.buffers(), *copied_weights(model)[1])
+        self._known = {_key(tensor): 0 for tensor in weights}
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
@@ -195,11 +216,11 @@ class _Counting(TorchDispatchMode):
 
 
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def kv_cache_bytes(config: Any, tokens: int, itemsize: int) -> int:
-    """Bytes of the keys and values of `tokens` tokens in all layers; windows that some layers have are not taken off."""
+    """Bytes of keys and values of `tokens` tokens in all layers; windows that some layers have are not taken off."""
     text = config.get_text_config(decoder=True)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -207,7 +228,7 @@ def kv_cache_bytes(config: Any, tokens: int, itemsize: int) -> int:
 
 
 def logit_bytes(vocabulary: int, rows: int, itemsize: int) -> int:
-    """Bytes of the logits of `rows` tokens over a vocabulary: as computed, in float32, and their gradient in float32."""
+    """Bytes of the logits of `rows` tokens over a vocabulary: as computed, in float32, and their gradient."""
     return rows * vocabulary * (itemsize + 4 + 4)
 
 

@@ -197,7 +197,7 @@ def load_reranker(
     config = _config(folder)
     architecture = (config.get("architectures") or [""])[0]
     reading = reading or Reading()
-    head: Head = reading.head or ("yes-no" if architecture.endswith("ForCausalLM") else "classifier")
+    head = reading.head or usual_head(folder)
     outputs = len(config.get("id2label") or ()) or 2  # a classifier's config leaves out the library's default
     if head == "classifier" and architecture.endswith("ForSequenceClassification") and outputs != 1:
         raise ModelError(f"{folder}: a classifier with {outputs} outputs; a reranker has one")
@@ -261,6 +261,12 @@ def _layout(folder: Path, tokenizer: Any, config: dict[str, Any], head: Head, re
     if any(len(each) != 1 for each in ids):
         raise ModelError(f"{folder}: the tokenizer splits {_ANSWERS[0]!r} or {_ANSWERS[1]!r} into several tokens")
     return RerankerLayout(head, limit, reading.template or YES_NO_TEMPLATE, (ids[0][0], ids[1][0]))
+
+
+def usual_head(folder: Path) -> Head:
+    """The head that is taken for the base in `folder` where nobody says which."""
+    architecture = (_config(folder).get("architectures") or [""])[0]
+    return "yes-no" if architecture.endswith("ForCausalLM") else "classifier"
 
 
 def _config(folder: Path) -> dict[str, Any]:

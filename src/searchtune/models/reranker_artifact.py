@@ -18,7 +18,7 @@ from searchtune.errors import ArtifactError
 from searchtune.models.adapters import Adapter
 from searchtune.models.cards import check_base, name_base, read_reranker_card
 from searchtune.models.pairs import pair_store
-from searchtune.models.quantisation import Quantise, nf4_options
+from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
 from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.sources import resolve_model
@@ -68,9 +68,17 @@ def write_cross_encoder(folder: Path, reranker: Reranker) -> None:
 
 @quiet()
 def load_reranker_artifact(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, base: str | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    base: str | None = None,
+    quantise: Quantise | None = None,
 ) -> tuple[Reranker, RerankerCard]:
     """The tuned reranker, its adapter folded into the weights it runs with, and its card.
+
+    `quantise` opens the base otherwise than it was trained on: `none` puts the adapter of a 4-bit base onto the 16-bit
+    one, which gives other scores.
 
     Raises:
         ArtifactError: the folder is damaged, of another kind, or the base is not the one it was trained on.
@@ -78,18 +86,19 @@ def load_reranker_artifact(
     card = read_reranker_card(folder)
     root = resolve_model(base or card.base, None if base else card.revision)
     check_base(card, root)
+    how = quantise or card.quantise
     reranker = load_reranker(
         root,
-        Reading(card.head, card.max_tokens, card.template or None, card.quantise),
-        dtype=torch.float32 if card.quantise == "none" else dtype,
-        device=torch.device("cpu") if card.quantise == "none" else device,
+        Reading(card.head, card.max_tokens, card.template or None, how),
+        dtype=torch.float32 if how == "none" else dtype,
+        device=torch.device("cpu") if how == "none" else device,
     )
     try:
         model = PeftModel.from_pretrained(reranker.backbone, str(folder))
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ArtifactError(f"{folder}: peft cannot put this adapter onto {root}: {error}") from error
     model.eval()
-    if card.quantise == "none":  # merging into 4 bits would lose what was trained: there the adapter stays beside it
+    if how == "none":  # merging into 4 bits would lose what was trained: there the adapter stays beside it
         reranker.put(model.merge_and_unload().eval().to(dtype=dtype, device=device))
     reranker.fresh_head = False
     return reranker, card
@@ -100,6 +109,13 @@ def probe_scores(reranker: Reranker, card: RerankerCard) -> FloatArray:
     store = pair_store(reranker.tokenizer, card.probe.queries, card.probe.documents, reranker.form)
     rows = np.arange(len(card.probe.queries))
     return reranker.score_store(store, rows, rows)
+
+
+def probe_tokens(reranker: Reranker, card: RerankerCard) -> list[list[int]]:
+    """The tokens of each pair of the probe, as a language model reads them."""
+    store = pair_store(reranker.tokenizer, card.probe.queries, card.probe.documents, reranker.form)
+    pairs = np.arange(len(card.probe.queries))[:, None]
+    return [[int(token) for token in store.tokens(pair, pair).ids] for pair in pairs]
 
 
 def score_difference(folder: Path, card: RerankerCard, scores: FloatArray) -> float:
@@ -121,29 +137,31 @@ def open_with_cross_encoder(folder: Path, card: RerankerCard, quantise: Quantise
         quantised = nf4_options(root, torch.float32, AutoModelForSequenceClassification)
         options = {"model_kwargs": {"quantization_config": quantised}}
     model = CrossEncoder(str(folder), device="cpu", local_files_only=True, **options)
+    if quantise == "nf4":
+        keep_trainable(model)
     pairs = [list(pair) for pair in zip(card.probe.queries, card.probe.documents, strict=True)]
     return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
 
 
 @quiet()
 @torch.no_grad()
-def open_with_transformers(folder: Path, card: RerankerCard, reranker: Reranker) -> FloatArray:
+def open_with_transformers(folder: Path, card: RerankerCard, reranker: Reranker, base: str | None = None) -> FloatArray:
     """Probe scores of a yes/no reranker from transformers' and peft's own classes, over the whole vocabulary.
 
     `reranker` gives the tokenizer and the prompts alone. Shape: (pairs,).
     """
-    root = resolve_model(card.base, card.revision)
+    root = resolve_model(base or card.base, None if base else card.revision)
     options: dict[str, Any] = {}
     if card.quantise == "nf4":
         options = {"quantization_config": nf4_options(root, torch.float32), "device_map": {"": "cpu"}}
     plain = AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32, local_files_only=True, **options)
+    if card.quantise == "nf4":
+        keep_trainable(plain)  # repacked for a forward pass, a CPU's products would be rounded to bf16
     model = PeftModel.from_pretrained(plain, str(folder)).eval()
-    store = pair_store(reranker.tokenizer, card.probe.queries, card.probe.documents, reranker.form)
     yes, no = reranker.layout.answers or (0, 0)
     scores = []
-    for pair in np.arange(len(card.probe.queries))[:, None]:
-        ids = torch.from_numpy(store.tokens(pair, pair).ids)[None]
-        logits = model(input_ids=ids).logits[0, -1].float()
+    for ids in probe_tokens(reranker, card):
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float()
         scores.append(float(logits[yes] - logits[no]))
     return np.array(scores, dtype=np.float32)
 

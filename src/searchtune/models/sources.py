@@ -161,6 +161,12 @@ def _tensors(file: Path) -> list[tuple[str, str, tuple[int, ...], npt.NDArray[np
         raise ModelError(f"{file}: cannot be read as safetensors ({error}); fetch or write the model again") from error
 
 
+def stored_types(folder: Path) -> list[str]:
+    """Torch's name of the type of each of the base's matrices, vectors left out."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [dtype for file in files for _, dtype, shape, _ in _tensors(file) if len(shape) > 1]
+
+
 def _part(content: npt.NDArray[np.uint8], start: int, end: int) -> npt.NDArray[np.uint8]:
     if not 0 <= start <= end <= len(content):
         raise ValueError(f"it ends at byte {len(content)}, before the tensor at {start} to {end}")

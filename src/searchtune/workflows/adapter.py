@@ -1,13 +1,15 @@
-"""An adapter's life after training: verify that it reloads as trained, and merge it into a plain model."""
+"""An adapter's life after training: verify that it reloads as trained, merge it into a plain model, export it."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from searchtune.errors import ArtifactError
@@ -19,18 +21,23 @@ from searchtune.models.artifact import (
     write_modules,
 )
 from searchtune.models.cards import check_base, check_probe, copy_license_files, read_any_card
+from searchtune.models.gguf_export import GGUF_TOLERANCE, GgufKind, write_gguf
+from searchtune.models.merge import MERGED_TOLERANCE, save_language_model, score_in_fresh_process, stored_dtype
 from searchtune.models.quiet import quiet
+from searchtune.models.reranker import Reranker
 from searchtune.models.reranker_artifact import (
     load_reranker_artifact,
     open_with_cross_encoder,
     open_with_transformers,
     probe_scores,
+    probe_tokens,
     score_difference,
     write_cross_encoder,
 )
 from searchtune.models.sources import resolve_model
 from searchtune.specs.card import AdapterCard, RerankerCard, adapter_folder
 from searchtune.storage.atomic import new_folder
+from searchtune.types import FloatArray
 
 _CPU = torch.device("cpu")
 _IN_A_FRESH_PROCESS = """
@@ -84,7 +91,7 @@ def _rerank_differences(folder: Path, base: str | None) -> tuple[float, float]:
     by_others = (
         open_with_cross_encoder(folder, card, card.quantise)
         if card.head == "classifier"
-        else open_with_transformers(folder, card, reranker)
+        else open_with_transformers(folder, card, reranker, base)
     )
     return by_peft, score_difference(folder, card, by_others)
 
@@ -99,35 +106,110 @@ def verify_in_fresh_process(folder: Path) -> Verification:
     return Verification(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-@quiet()
-def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) -> float:
-    """Write base plus adapter as a plain sentence-transformers folder: a bi-encoder, or a cross-encoder.
+@dataclass(frozen=True)
+class Merged:
+    """Largest differences of the probe, opened anew by the library that users have, once the adapter was folded in."""
 
-    Returns the largest difference between its vectors or scores and those recorded at training.
+    difference: float
+    """From the adapter beside the base in 16 or more bits: what folding and rounding cost."""
+    from_trained: float
+    """From what was recorded at training: the same, but where the base was in 4 bits, whose rounding comes on top."""
+    tolerance: float
+    four_bits: bool
+    """Whether the adapter was trained on a base in 4 bits."""
+
+
+@quiet()
+def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) -> Merged:
+    """Write base plus adapter as a plain folder: for sentence-transformers, or of a causal language model.
+
+    An adapter of a 4-bit base is folded into the base's 16-bit weights. A language model's folder keeps the type of its
+    base, and transformers alone opens it in a fresh process.
 
     Raises:
         ArtifactError: as `verify_adapter`; and the merged folder is not written where the probe differs.
     """
-    folder = adapter_folder(folder)
+    folder, out = adapter_folder(folder), Path(out).expanduser()
     card = read_any_card(folder)
-    with new_folder(Path(out).expanduser()) as temporary:
-        copy_license_files(resolve_model(base or card.base, None if base else card.revision), temporary)
+    with new_folder(out) as temporary:
         if isinstance(card, AdapterCard):
+            copy_license_files(resolve_model(base or card.base, None if base else card.revision), temporary)
             encoder, _ = load_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
             encoder.backbone.save_pretrained(str(temporary), safe_serialization=True)
             encoder.tokenizer.save_pretrained(str(temporary))
             write_modules(temporary, encoder, card)
             difference = probe_difference(folder, card, open_with_sentence_transformers(temporary, card))
-        elif card.head == "yes-no":
-            raise ArtifactError(f"{folder}: merging is for classifiers; peft and vLLM open a language model's adapter")
+            merged = Merged(difference, difference, card.probe.tolerance, False)
         else:
-            reranker, _ = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
-            reranker.backbone.save_pretrained(str(temporary), safe_serialization=True)
-            reranker.tokenizer.save_pretrained(str(temporary))
-            write_cross_encoder(temporary, reranker)
-            difference = score_difference(folder, card, open_with_cross_encoder(temporary, card))
-        check_probe(f"{out} after merging", difference, card.probe.tolerance)
-    return difference
+            merged = _merge_reranker(folder, card, temporary, base)
+        check_probe(f"{out} after merging", merged.difference, merged.tolerance)
+    return merged
+
+
+def _merge_reranker(folder: Path, card: RerankerCard, temporary: Path, base: str | None) -> Merged:
+    root = resolve_model(base or card.base, None if base else card.revision)
+    reranker, _ = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base, quantise="none")
+    whole = probe_scores(reranker, card)  # in float32, from the 16-bit base
+    if card.head == "classifier":
+        copy_license_files(root, temporary)
+        reranker.backbone.save_pretrained(str(temporary), safe_serialization=True)
+        reranker.tokenizer.save_pretrained(str(temporary))
+        write_cross_encoder(temporary, reranker)
+        share, scores = MERGED_TOLERANCE[torch.float32], open_with_cross_encoder(temporary, card)
+    else:
+        dtype = stored_dtype(root)
+        save_language_model(reranker.backbone, root, temporary, dtype)
+        share, scores = MERGED_TOLERANCE[dtype], _scored_alone(temporary, card, reranker)
+    return _merged(folder, card, scores, whole, share)
+
+
+def _merged(folder: Path, card: RerankerCard, scores: FloatArray, whole: FloatArray, share: float) -> Merged:
+    """`share` of the largest score may be lost."""
+    return Merged(
+        difference=float(np.abs(scores - whole).max(initial=0.0)),
+        from_trained=score_difference(folder, card, scores),
+        tolerance=max(card.probe.tolerance, share * max(1.0, float(np.abs(whole).max(initial=0.0)))),
+        four_bits=card.quantise == "nf4",
+    )
+
+
+def _scored_alone(folder: Path, card: RerankerCard, reranker: Reranker, gguf_file: str | None = None) -> FloatArray:
+    """The probe's scores by transformers alone, in a fresh process; its tokenizer must cut text as ours does."""
+    text = "" if gguf_file else " ".join([*card.probe.queries, *card.probe.documents])
+    entries = reranker.layout.answers or (0, 0)
+    scores, tokens = score_in_fresh_process(
+        folder, probe_tokens(reranker, card), entries, text=text, gguf_file=gguf_file
+    )
+    if tokens != reranker.tokenizer(text, add_special_tokens=False)["input_ids"]:
+        raise ArtifactError(f"{folder}: the written tokenizer cuts text otherwise than the base's; report its versions")
+    return scores
+
+
+@quiet()
+def export_gguf(folder: Path | str, out: Path | str, kind: GgufKind = "f16", base: str | None = None) -> Merged:
+    """Write base plus adapter as `out`/model-KIND.gguf, opened again by transformers in a fresh process.
+
+    Raises:
+        ArtifactError: as `merge_adapter`; or an adapter of something else than a causal language model.
+        ModelError: an architecture or a tokenizer that GGUF export does not write.
+        MissingExtraError: the package `gguf` is not installed.
+    """
+    folder, out = adapter_folder(folder), Path(out).expanduser()
+    card = read_any_card(folder)
+    if isinstance(card, AdapterCard) or card.head != "yes-no":
+        what = "an encoder" if isinstance(card, AdapterCard) else "a classifier"
+        raise ArtifactError(f"{folder}: GGUF is for language models, and this adapts {what}; take --format hf")
+    root = resolve_model(base or card.base, None if base else card.revision)
+    reranker, _ = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base, quantise="none")
+    whole = probe_scores(reranker, card)
+    with new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as plain:
+        save_language_model(reranker.backbone, root, Path(plain), torch.float32)
+        file = temporary / f"model-{kind}.gguf"
+        write_gguf(Path(plain), file, kind)
+        copy_license_files(root, temporary)
+        merged = _merged(folder, card, _scored_alone(temporary, card, reranker, file.name), whole, GGUF_TOLERANCE[kind])
+        check_probe(f"{out} after the export", merged.difference, merged.tolerance)
+    return merged
 
 
 def card_summary(folder: Path | str) -> dict[str, object]:

@@ -37,8 +37,8 @@ class Adapter:
 
     @property
     def total(self) -> int:
-        """How many numbers the model has, adapter included."""
-        return sum(parameter.numel() for parameter in self.peft_model.parameters())
+        """How many numbers the model has, adapter included; a matrix in 4 bits has as many as before it was packed."""
+        return sum(_numbers(parameter) for parameter in self.peft_model.parameters())
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the weights on the CPU, under peft's parameter names."""
@@ -51,6 +51,11 @@ class Adapter:
             raise ValueError(f"adapter weights differ in {sorted(state.keys() ^ self.parameters.keys())[:3]}")
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
+
+
+def _numbers(parameter: nn.Parameter) -> int:
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else int(packed.shape.numel())
 
 
 def scaled(state: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:

@@ -76,6 +76,17 @@ def test_weights_in_4_bits_are_counted_to_the_byte(tiny_causal, dtype):
     assert weight_bytes(skeleton(tiny_causal, "causal", dtype), "nf4") == bytes_there
 
 
+@pytest.mark.parametrize("quantise", ["none", "nf4"])
+def test_parameters_are_those_of_the_model_that_is_trained(tiny_causal, quantise):
+    if quantise == "nf4":
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'searchtune[llm]'")
+    method = LoraMethod(rank=4, top_layers=2)
+    planned = adapted_skeleton(tiny_causal, "causal", method, dtype=torch.bfloat16, quantise=quantise)
+    model = load_causal_lm(tiny_causal, dtype=torch.bfloat16, device=CPU, quantise=quantise)
+    trained = add_lora(model, method, seed=0, task_type="CAUSAL_LM")
+    assert (planned.trainable, planned.total) == (trained.trainable, trained.total)
+
+
 def test_odd_sizes_round_up():
     assert nf4_bytes(1) == 1 + 1 + 4 + 1092
     assert nf4_bytes(64 * 256 + 1) == 8193 + 257 + 8 + 1092

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -63,6 +64,18 @@ def scaled(state: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
     return {name: tensor * strength if ".lora_B." in name else tensor for name, tensor in state.items()}
 
 
+@contextmanager
+def without_adapter(adapter: Adapter) -> Iterator[None]:
+    """Within this block the model computes as its base does; which parameters are trained stays as it was."""
+    trained = {parameter: parameter.requires_grad for parameter in adapter.peft_model.parameters()}
+    try:
+        with adapter.peft_model.disable_adapter():
+            yield
+    finally:
+        for parameter, needs in trained.items():  # peft lets all of the adapter be trained when it comes back
+            parameter.requires_grad_(needs)
+
+
 @quiet()
 def add_lora(
     model: HasBackbone,
@@ -99,6 +112,7 @@ def add_lora(
         layers_to_transform=list(range(len(stack) - top, len(stack))),
         layers_pattern=name.rpartition(".")[2],
         use_rslora=method.rslora,
+        use_dora=method.dora,
         task_type=task_type,
         modules_to_save=list(head) or None,
     )
@@ -107,7 +121,7 @@ def add_lora(
         adapter = Adapter(_in_float32(get_peft_model(model.backbone, config, adapter_name=ADAPTER)))
     for layer in _lora_layers(model):
         layer.train()
-        if fused and not method.dropout and type(layer) is LoraLinear:
+        if fused and not method.dropout and not method.dora and type(layer) is LoraLinear:
             layer.forward = MethodType(_fused_forward, layer)  # type: ignore[method-assign]
     return adapter
 
@@ -141,31 +155,38 @@ class _FusedLora(torch.autograd.Function):
 
     Written out, LoRA costs three products and several copies a layer forward and more backward; with W frozen, one
     full-size product forward and one backward are enough, and the four products of the gradient are as thin as the
-    rank.
+    rank. Where A is frozen (LoRA-FA), what A makes of `x` is kept in its place.
     """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         x, merged, bias, a, b, scale = args
-        ctx.save_for_backward(x, merged, a, b)
-        ctx.scale = scale
+        frozen = ctx.needs_input_grad[4] and not ctx.needs_input_grad[3]
+        kept = x.reshape(-1, x.shape[-1]) @ a.to(x.dtype).T if frozen else x  # (tokens, rank) instead of (tokens, in)
+        ctx.save_for_backward(kept, merged, a, b)
+        ctx.scale, ctx.frozen = scale, frozen
         return nn.functional.linear(x, merged, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, merged, a, b = ctx.saved_tensors
+        kept, merged, a, b = ctx.saved_tensors
         (grad,) = grads
         grad_x = grad @ merged if ctx.needs_input_grad[0] else None
-        flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])  # (tokens, out), (tokens, in)
-        low_grad = flat_grad @ b.to(x.dtype)  # (tokens, rank)
-        low_x = flat_x @ a.to(x.dtype).T  # (tokens, rank)
-        grad_a = ctx.scale * (low_grad.T @ flat_x).to(a.dtype)
+        flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), kept.reshape(-1, kept.shape[-1])  # (tokens, ...) both
+        low_x = flat_x if ctx.frozen else flat_x @ a.to(kept.dtype).T  # (tokens, rank)
         grad_b = ctx.scale * (flat_grad.T @ low_x).to(b.dtype)
+        if ctx.frozen:
+            return grad_x, None, None, None, grad_b, None
+        low_grad = flat_grad @ b.to(kept.dtype)  # (tokens, rank)
+        grad_a = ctx.scale * (low_grad.T @ flat_x).to(a.dtype)
         return grad_x, None, None, grad_a, grad_b, None
 
 
 def _fused_forward(layer: LoraLinear, x: Tensor, *_: Any, **__: Any) -> Tensor:
     """Replaces `LoraLinear.forward` where there is one adapter without dropout."""
+    if layer.disable_adapters:
+        bare: Tensor = layer.base_layer(x)
+        return bare
     a: Any = layer.lora_A[ADAPTER].weight
     b: Any = layer.lora_B[ADAPTER].weight
     scale = layer.scaling[ADAPTER]

@@ -12,12 +12,13 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from searchtune.errors import ArtifactError
-from searchtune.models.sources import tokenizer_sha256, weights_sha256
-from searchtune.specs.card import CARD_FILE, AdapterCard, Card, RerankerCard
+from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
+from searchtune.specs.card import CARD_FILE, AdapterCard, Card, ChatProbe, LlmCard, PairProbe, RerankerCard
 from searchtune.storage.atomic import write_json
 from searchtune.storage.marker import check_complete
+from searchtune.types import FloatArray
 
-AnyCard = AdapterCard | RerankerCard
+AnyCard = AdapterCard | RerankerCard | LlmCard
 _CARDS: TypeAdapter[AnyCard] = TypeAdapter(Annotated[AnyCard, Field(discriminator="kind")])
 
 
@@ -56,12 +57,26 @@ def read_reranker_card(folder: Path) -> RerankerCard:
     return card
 
 
+def read_llm_card(folder: Path) -> LlmCard:
+    """The card of a language model's adapter; errors as `read_any_card`, and for an adapter of another stage."""
+    card = read_any_card(folder)
+    if not isinstance(card, LlmCard):
+        raise ArtifactError(f"{folder}: an adapter of kind {card.kind!r}, and a language model's is needed here")
+    return card
+
+
 def check_base(card: Card, base: Path) -> None:
-    """Raise an `ArtifactError` unless `base` holds the very weights and tokenizer that the adapter was trained on."""
-    for what, expected, found in (
+    """Raise an `ArtifactError` unless `base` holds the very weights and tokenizer that the adapter was trained on.
+
+    For a language model's adapter the chat template must be the same too.
+    """
+    hashes = [
         ("weights", card.base_weights_sha256, weights_sha256(base)),
         ("tokenizer", card.tokenizer_sha256, tokenizer_sha256(base)),
-    ):
+    ]
+    if isinstance(card, LlmCard):
+        hashes.append(("chat template", card.chat_template_sha256, chat_template_sha256(base)))
+    for what, expected, found in hashes:
         if expected != found:
             raise ArtifactError(
                 f"{base}: wrong base for adapter {card.name!r}: the sha256 of its {what} is {found[:12]}..., the "
@@ -76,6 +91,14 @@ def check_probe(what: str, difference: float, tolerance: float) -> None:
             f"{what}: the probe differs by {difference:.3g} (allowed {tolerance:.0e}): what reloads is "
             "not what was trained; do not use it, and report the versions in its card"
         )
+
+
+def score_difference(folder: Path, probe: PairProbe | ChatProbe, scores: FloatArray) -> float:
+    """Largest absolute difference from the scores that were recorded at training."""
+    recorded = np.load(folder / probe.scores_file, allow_pickle=False)
+    if recorded.shape != scores.shape:
+        raise ArtifactError(f"{folder}: {scores.shape} probe scores, recorded {recorded.shape}")
+    return float(np.abs(recorded - scores).max(initial=0.0))
 
 
 def pick_probe(texts: Sequence[str], count: int = 8) -> list[str]:

@@ -33,7 +33,7 @@ _ARCHITECTURES: dict[str, Any] = {
     "classifier": AutoModelForSequenceClassification,
     "causal": AutoModelForCausalLM,
 }
-OPTIMISER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256, "sgd": 0.0}
+OPTIMISER_BYTES = {"adamw": 8.0, "adamw-8bit": 2.0 + 8 / 256, "paged-adamw-8bit": 2.0 + 8 / 256}
 """Bytes of optimiser state for a trained number: two float32 moments; two of 8 bits with a scale for each 256."""
 _BLOCK, _SCALES_BLOCK = 64, 256
 _TABLES = 16 * 4 + 256 * 4 + 4

@@ -138,7 +138,7 @@ class CausalLM(nn.Module):
         texts = np.arange(len(store.lengths)) if texts is None else np.asarray(texts, dtype=np.int64)
         self._check(store, token_ids, texts)
         result = np.zeros((len(texts), len(token_ids)), dtype=np.float32)
-        with _evaluating(self):
+        with evaluating(self):
             alone = np.arange(len(texts))
             if groups is not None and self.shares_prefixes:
                 alone = self._score_groups(store, token_ids, texts, np.asarray(groups), result, tokens_per_chunk)
@@ -191,10 +191,25 @@ class CausalLM(nn.Module):
             )
         else:
             logits = head(states)[:, list(token_ids)].float()
+        return self.finished(logits)
+
+    @property
+    def logit_scale(self) -> float:
+        """What the output layer's products are multiplied by."""
         config = self.backbone.config.get_text_config(decoder=True)
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
-        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
-        cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+        scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+        return float(scale / (getattr(config, "logits_scaling", None) or 1.0))  # Granite
+
+    @property
+    def logit_cap(self) -> float | None:
+        """Where logits are bent off, if at all (Gemma)."""
+        cap: float | None = getattr(self.backbone.config.get_text_config(decoder=True), "final_logit_softcapping", None)
+        return cap
+
+    def finished(self, logits: Tensor) -> Tensor:
+        """Logits from the output layer's products: scaled and capped as the architecture asks."""
+        logits = logits * self.logit_scale
+        cap = self.logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
@@ -225,7 +240,7 @@ def _by_group(groups: IntArray) -> Iterator[IntArray]:
 
 
 @contextmanager
-def _evaluating(model: CausalLM) -> Iterator[None]:
+def evaluating(model: CausalLM) -> Iterator[None]:
     """Without dropout, and with the fused attention kernel where the architecture has it; then as it was before."""
     config, training = model.backbone.config, model.training
     before = config._attn_implementation

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from searchtune.errors import ArtifactError
 from searchtune.models.cards import copy_license_files
@@ -73,6 +74,14 @@ def save_language_model(model: Any, root: Path, folder: Path, dtype: torch.dtype
         if (root / name).is_file():
             shutil.copy2(root / name, folder / name)
     copy_license_files(root, folder)
+
+
+@quiet()
+def open_written(folder: Path, gguf_file: str | None = None) -> Any:
+    """The causal model in a plain folder, or in a GGUF file of it, by transformers, in float32."""
+    where: dict[str, Any] = {} if gguf_file is None else {"gguf_file": gguf_file}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **where)
+    return model.eval()
 
 
 def score_in_fresh_process(

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
-from searchtune.errors import ArtifactError
 from searchtune.models.adapters import Adapter
-from searchtune.models.cards import check_base, name_base, read_reranker_card
+from searchtune.models.cards import check_base, read_reranker_card
+from searchtune.models.folders import open_plainly, put_adapter, write_adapter
 from searchtune.models.pairs import pair_store
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
@@ -42,14 +41,11 @@ def save_reranker(
 ) -> None:
     """Write the adapter folder, whole or not at all; an older complete artifact there stays until then."""
     with new_folder(folder) as temporary:
-        adapter.peft_model.save_pretrained(str(temporary), safe_serialization=True)
-        name_base(temporary / "adapter_config.json", card, reranker.backbone)
+        write_adapter(temporary, adapter, card, reranker.backbone, reranker.tokenizer)
         if card.head == "classifier":
             write_cross_encoder(temporary, reranker)
-        reranker.tokenizer.save_pretrained(str(temporary))
         np.save(temporary / card.probe.scores_file, probe)
         write_json(temporary / "train_positives.json", train_positives)
-        write_json(temporary / CARD_FILE, card.model_dump(mode="json"))
         write_text(temporary / "README.md", _readme(card))
 
 
@@ -93,10 +89,7 @@ def load_reranker_artifact(
         dtype=torch.float32 if how == "none" else dtype,
         device=torch.device("cpu") if how == "none" else device,
     )
-    try:
-        model = PeftModel.from_pretrained(reranker.backbone, str(folder))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ArtifactError(f"{folder}: peft cannot put this adapter onto {root}: {error}") from error
+    model = put_adapter(reranker.backbone, folder, root)
     model.eval()
     if how == "none":  # merging into 4 bits would lose what was trained: there the adapter stays beside it
         reranker.put(model.merge_and_unload().eval().to(dtype=dtype, device=device))
@@ -116,14 +109,6 @@ def probe_tokens(reranker: Reranker, card: RerankerCard) -> list[list[int]]:
     store = pair_store(reranker.tokenizer, card.probe.queries, card.probe.documents, reranker.form)
     pairs = np.arange(len(card.probe.queries))[:, None]
     return [[int(token) for token in store.tokens(pair, pair).ids] for pair in pairs]
-
-
-def score_difference(folder: Path, card: RerankerCard, scores: FloatArray) -> float:
-    """Largest absolute difference from the scores that were recorded at training."""
-    recorded = np.load(folder / card.probe.scores_file, allow_pickle=False)
-    if recorded.shape != scores.shape:
-        raise ArtifactError(f"{folder}: {scores.shape} probe scores, recorded {recorded.shape}")
-    return float(np.abs(recorded - scores).max(initial=0.0))
 
 
 @quiet()
@@ -150,14 +135,7 @@ def open_with_transformers(folder: Path, card: RerankerCard, reranker: Reranker,
 
     `reranker` gives the tokenizer and the prompts alone. Shape: (pairs,).
     """
-    root = resolve_model(base or card.base, None if base else card.revision)
-    options: dict[str, Any] = {}
-    if card.quantise == "nf4":
-        options = {"quantization_config": nf4_options(root, torch.float32), "device_map": {"": "cpu"}}
-    plain = AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32, local_files_only=True, **options)
-    if card.quantise == "nf4":
-        keep_trainable(plain)  # repacked for a forward pass, a CPU's products would be rounded to bf16
-    model = PeftModel.from_pretrained(plain, str(folder)).eval()
+    model = open_plainly(folder, card, resolve_model(base or card.base, None if base else card.revision))
     yes, no = reranker.layout.answers or (0, 0)
     scores = []
     for ids in probe_tokens(reranker, card):

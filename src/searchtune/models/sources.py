@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from searchtune.errors import ModelError
-from searchtune.storage.fingerprint import Fingerprint
+from searchtune.storage.fingerprint import Fingerprint, sha256_json
 
 GGUF = ".gguf"
 """How a file of llama.cpp's format is called."""
@@ -185,3 +185,21 @@ def tokenizer_sha256(folder: Path) -> str:
         options = json.loads(config.read_text(encoding="utf-8"))
         digest.add(json.dumps({key: options.get(key) for key in ("do_lower_case", "strip_accents")}))
     return digest.hexdigest()
+
+
+def chat_template_sha256(folder: Path) -> str:
+    """sha256 over the chat template, as transformers finds it; a folder without one has the hash of null.
+
+    Raises:
+        ModelError: the tokenizer's settings cannot be read.
+    """
+    template: Any = None
+    config, file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    try:
+        if file.is_file():
+            template = file.read_text(encoding="utf-8")
+        elif config.is_file():
+            template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: its chat template cannot be read: {error}") from error
+    return sha256_json(template)

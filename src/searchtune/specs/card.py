@@ -100,6 +100,56 @@ class RerankerCard(Card):
     probe: PairProbe
 
 
+class ProbePart(Spec):
+    """A part of a message; a passage may be cut where the prompt is too long."""
+
+    text: str
+    passage: bool = False
+
+
+class ProbeTurn(Spec):
+    """One message of a probe."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: list[ProbePart]
+
+
+class ProbeExample(Spec):
+    """A conversation, and the reply whose log-probability is taken where labels are not read."""
+
+    turns: list[ProbeTurn]
+    completion: str = ""
+
+
+class ChatProbe(Spec):
+    """Conversations run in float32 before the artifact was saved, and what came out."""
+
+    examples: list[ProbeExample]
+    scores_file: str = "probe_scores.npy"
+    """Array float32, beside the card: (examples, labels) logits of the card's labels, or (examples, 1)
+    log-probabilities of the completions where it has none."""
+    tolerance: float = 1e-5
+    """Largest absolute difference of a score that still counts as the same: 1e-5 of the largest score, or of 1."""
+
+
+class LlmCard(Card):
+    """The card of an adapter for a language model: a judge of relevance, a rewriter of queries, a writer of answers."""
+
+    kind: Literal["judge", "rewrite", "answer"]
+    prompt: str
+    """The name of the prompt under which it was trained."""
+    prompt_version: str
+    chat_template_sha256: str
+    """Hash of the base's chat template: another one writes other prompts."""
+    labels: list[str] = []
+    """What it replies with, the lowest grade first, where its logits are read; empty where it writes text."""
+    rubric: list[str] = []
+    """What each label means, in the same order."""
+    quantise: Literal["none", "nf4"] = "none"
+    """How the base was loaded when the adapter was trained."""
+    probe: ChatProbe
+
+
 def adapter_folder(folder: Path | str) -> Path:
     """The adapter that is meant by its own folder or by the folder of the run that made it."""
     folder = Path(folder).expanduser()

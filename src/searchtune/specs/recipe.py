@@ -27,6 +27,8 @@ class LoraMethod(Spec):
     """Adapt only the last so many transformer layers; null adapts every layer."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023, arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the length of each weight column apart from its direction (Liu et al. 2024, arXiv:2402.09353); slower."""
 
 
 class HardNegatives(Spec):
@@ -68,6 +70,9 @@ class ContrastiveObjective(Spec):
 class Optimiser(Spec):
     """AdamW with linear warm-up and decay."""
 
+    name: Literal["adamw", "adamw-8bit", "paged-adamw-8bit"] = "adamw"
+    """The last two are bitsandbytes' (Dettmers et al. 2022, arXiv:2110.02861), for GPUs: state in 8 bits, and paged out
+    to the host's memory where the GPU's is short."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     epochs: Positive = 2
     batch_size: Annotated[int, Field(ge=2)] = 64
@@ -79,9 +84,18 @@ class Optimiser(Spec):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     lora_plus_ratio: Annotated[float, Field(ge=1)] = 1.0
     """Learning rate of LoRA's B over that of A (Hayou et al. 2024, LoRA+, arXiv:2402.12354)."""
+    lora_fa: bool = False
+    """Keep LoRA's A as it was drawn and train B alone (Zhang et al. 2023, arXiv:2308.03303): fewer activations are
+    kept, and half of the gradients and of the optimiser's state fall away."""
     checkpoint_every: Positive = 50
     """Steps between checkpoints."""
     keep_checkpoints: Positive = 2
+
+    @model_validator(mode="after")
+    def _rates(self) -> Self:
+        if self.lora_fa and self.lora_plus_ratio != 1.0:
+            raise ValueError("lora_fa trains B alone, so lora_plus_ratio compares it with nothing; raise lr instead")
+        return self
 
 
 class DevEvaluation(Spec):
@@ -147,6 +161,8 @@ class EmbedRecipe(Spec):
             raise ValueError("frozen_prefix caches states at max_tokens; leave train_max_tokens out")
         if self.side == "both" and self.objective.candidates != "batch":
             raise ValueError(f"objective.candidates {self.objective.candidates!r} needs side: query")
+        if self.method.dora and self.dev.strengths != [1.0]:
+            raise ValueError("method.dora has no half-way: leave dev.strengths at [1.0]")
         if self.train_on == "train+dev" and self.dev.strengths != [self.dev.strengths[0]]:
             raise ValueError("train_on: train+dev leaves no dev to choose among dev.strengths; give one")
         sizes = self.objective.matryoshka

@@ -95,6 +95,9 @@ def restore_optimiser(
     for path, tensor in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = by_name[name]
+        if not tensor.dim() and not tensor.is_floating_point():  # it was a plain number
+            optimiser.state[parameter][key] = tensor.item()
+            continue
         device = parameter.device if tensor.dim() else tensor.device
         optimiser.state[parameter][key] = tensor.to(device).clone()
 

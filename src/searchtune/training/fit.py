@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
 from searchtune.errors import SearchtuneError
 from searchtune.models.quiet import quiet
@@ -34,6 +34,7 @@ from searchtune.training.checkpoint import (
     save_checkpoint,
 )
 from searchtune.training.objective import Objective
+from searchtune.training.optimisers import make_optimiser, trained_parameters
 
 OnEval = Callable[[], Mapping[str, float]]
 
@@ -140,7 +141,7 @@ class _Run:
         torch.manual_seed(plan.seed)
         self.objective, self.optim, self.plan = objective, optim, plan
         self.module = objective.trainable
-        self.names = {p: name for name, p in self.module.named_parameters() if p.requires_grad}
+        self.names = trained_parameters(self.module, optim)
         self.per_epoch = objective.steps_per_epoch()
         self.total = self.per_epoch * optim.epochs
         if not self.total:
@@ -153,7 +154,7 @@ class _Run:
         self.done = 0
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
-        self.optimiser = torch.optim.AdamW(_groups(self.names, optim), lr=optim.lr, weight_decay=optim.weight_decay)
+        self.optimiser = make_optimiser(self.names, optim)
         if plan.resume and (checkpoint := newest_checkpoint(self.folder)):
             self._restore(checkpoint)
         with quiet():
@@ -258,14 +259,6 @@ def learning_rate(step: int, total: int, optim: Optimiser) -> float:
     if optim.schedule == "linear":
         return optim.lr * (1 - progress)
     return optim.lr * (1 + math.cos(math.pi * progress)) / 2 if optim.schedule == "cosine" else optim.lr
-
-
-def _groups(names: Mapping[nn.Parameter, str], optim: Optimiser) -> list[dict[str, Any]]:
-    """Two groups where LoRA+ asks for a faster B, else one. `ratio` multiplies the schedule's rate."""
-    fast = [p for p, name in names.items() if optim.lora_plus_ratio != 1.0 and "lora_B" in name]
-    slow = [p for p in names if not any(p is other for other in fast)]
-    groups = [{"params": slow, "ratio": 1.0}]
-    return [*groups, {"params": fast, "ratio": optim.lora_plus_ratio}] if fast else groups
 
 
 @contextmanager

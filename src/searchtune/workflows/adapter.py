@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,22 +21,28 @@ from searchtune.models.artifact import (
     probe_store,
     write_modules,
 )
-from searchtune.models.cards import check_base, check_probe, copy_license_files, read_any_card
+from searchtune.models.cards import check_base, check_probe, copy_license_files, read_any_card, score_difference
+from searchtune.models.generator import CausalLM
 from searchtune.models.gguf_export import GGUF_TOLERANCE, GgufKind, write_gguf
-from searchtune.models.merge import MERGED_TOLERANCE, save_language_model, score_in_fresh_process, stored_dtype
+from searchtune.models.llm_artifact import llm_probe_scores, load_llm_adapter, open_llm_with_transformers
+from searchtune.models.merge import (
+    MERGED_TOLERANCE,
+    open_written,
+    save_language_model,
+    score_in_fresh_process,
+    stored_dtype,
+)
 from searchtune.models.quiet import quiet
-from searchtune.models.reranker import Reranker
 from searchtune.models.reranker_artifact import (
     load_reranker_artifact,
     open_with_cross_encoder,
     open_with_transformers,
     probe_scores,
     probe_tokens,
-    score_difference,
     write_cross_encoder,
 )
 from searchtune.models.sources import resolve_model
-from searchtune.specs.card import AdapterCard, RerankerCard, adapter_folder
+from searchtune.specs.card import AdapterCard, LlmCard, RerankerCard, adapter_folder
 from searchtune.storage.atomic import new_folder
 from searchtune.types import FloatArray
 
@@ -71,7 +78,8 @@ def verify_adapter(folder: Path | str, base: str | None = None) -> Verification:
     folder = adapter_folder(folder)
     card = read_any_card(folder)
     check_base(card, resolve_model(base or card.base, None if base else card.revision))
-    by_peft, by_st = (_rerank_differences if isinstance(card, RerankerCard) else _embed_differences)(folder, base)
+    differences = {AdapterCard: _embed_differences, RerankerCard: _rerank_differences, LlmCard: _llm_differences}
+    by_peft, by_st = differences[type(card)](folder, base)
     check_probe(f"{folder} opened by peft", by_peft, card.probe.tolerance)
     check_probe(f"{folder} opened by sentence-transformers", by_st, card.probe.tolerance)
     return Verification(by_st, by_peft, card.probe.tolerance)
@@ -87,13 +95,20 @@ def _embed_differences(folder: Path, base: str | None) -> tuple[float, float]:
 def _rerank_differences(folder: Path, base: str | None) -> tuple[float, float]:
     """The same for a reranker's adapter; a language model's is opened by transformers, not sentence-transformers."""
     reranker, card = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
-    by_peft = score_difference(folder, card, probe_scores(reranker, card))
+    by_peft = score_difference(folder, card.probe, probe_scores(reranker, card))
     by_others = (
         open_with_cross_encoder(folder, card, card.quantise)
         if card.head == "classifier"
         else open_with_transformers(folder, card, reranker, base)
     )
-    return by_peft, score_difference(folder, card, by_others)
+    return by_peft, score_difference(folder, card.probe, by_others)
+
+
+def _llm_differences(folder: Path, base: str | None) -> tuple[float, float]:
+    """The same for a language model's adapter, opened by transformers in the second place."""
+    model, card = load_llm_adapter(folder, dtype=torch.float32, device=_CPU, base=base)
+    by_peft = score_difference(folder, card.probe, llm_probe_scores(model, card))
+    return by_peft, score_difference(folder, card.probe, open_llm_with_transformers(folder, card, model, base))
 
 
 def verify_in_fresh_process(folder: Path) -> Verification:
@@ -133,56 +148,85 @@ def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) 
     card = read_any_card(folder)
     with new_folder(out) as temporary:
         if isinstance(card, AdapterCard):
-            copy_license_files(resolve_model(base or card.base, None if base else card.revision), temporary)
-            encoder, _ = load_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
-            encoder.backbone.save_pretrained(str(temporary), safe_serialization=True)
-            encoder.tokenizer.save_pretrained(str(temporary))
-            write_modules(temporary, encoder, card)
-            difference = probe_difference(folder, card, open_with_sentence_transformers(temporary, card))
-            merged = Merged(difference, difference, card.probe.tolerance, False)
+            merged = _merge_encoder(folder, card, temporary, base)
+        elif isinstance(card, RerankerCard) and card.head == "classifier":
+            merged = _merge_classifier(folder, card, temporary, base)
         else:
-            merged = _merge_reranker(folder, card, temporary, base)
+            folded = _fold(folder, card, base)
+            dtype = stored_dtype(folded.root)
+            save_language_model(folded.model.backbone, folded.root, temporary, dtype)
+            merged = folded.compared(folder, folded.scores(temporary), MERGED_TOLERANCE[dtype])
         check_probe(f"{out} after merging", merged.difference, merged.tolerance)
     return merged
 
 
-def _merge_reranker(folder: Path, card: RerankerCard, temporary: Path, base: str | None) -> Merged:
+def _merge_encoder(folder: Path, card: AdapterCard, temporary: Path, base: str | None) -> Merged:
+    copy_license_files(resolve_model(base or card.base, None if base else card.revision), temporary)
+    encoder, _ = load_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
+    encoder.backbone.save_pretrained(str(temporary), safe_serialization=True)
+    encoder.tokenizer.save_pretrained(str(temporary))
+    write_modules(temporary, encoder, card)
+    difference = probe_difference(folder, card, open_with_sentence_transformers(temporary, card))
+    return Merged(difference, difference, card.probe.tolerance, False)
+
+
+def _merge_classifier(folder: Path, card: RerankerCard, temporary: Path, base: str | None) -> Merged:
+    folded = _fold(folder, card, base)
+    copy_license_files(folded.root, temporary)
+    folded.model.backbone.save_pretrained(str(temporary), safe_serialization=True)
+    folded.model.tokenizer.save_pretrained(str(temporary))
+    write_cross_encoder(temporary, folded.model)
+    return folded.compared(folder, open_with_cross_encoder(temporary, card), MERGED_TOLERANCE[torch.float32])
+
+
+@dataclass
+class _Folded:
+    """A model in float32 with its adapter folded into the weights of its base in 16 or more bits."""
+
+    card: RerankerCard | LlmCard
+    root: Path
+    model: Any
+    whole: FloatArray
+    """Its scores of the probe."""
+
+    def compared(self, folder: Path, scores: FloatArray, share: float) -> Merged:
+        """What was written against what is in memory, `share` of the largest score being allowed."""
+        return Merged(
+            difference=float(np.abs(scores - self.whole).max(initial=0.0)),
+            from_trained=score_difference(folder, self.card.probe, scores),
+            tolerance=max(self.card.probe.tolerance, share * max(1.0, float(np.abs(self.whole).max(initial=0.0)))),
+            four_bits=self.card.quantise == "nf4",
+        )
+
+    def scores(self, written: Path, gguf_file: str | None = None) -> FloatArray:
+        """The probe's scores of what was written, once transformers alone has opened it in a fresh process."""
+        card, tokenizer = self.card, self.model.tokenizer
+        text = "" if gguf_file else " ".join(_texts(card))  # transformers cuts GGUF's words in a way of its own
+        reranker = isinstance(card, RerankerCard)
+        prompts = probe_tokens(self.model, card) if isinstance(card, RerankerCard) else [[1, 2, 3]]
+        entries = self.model.layout.answers if reranker else (0, 1)
+        scores, tokens = score_in_fresh_process(written, prompts, entries, text=text, gguf_file=gguf_file)
+        if tokens != tokenizer(text, add_special_tokens=False)["input_ids"]:
+            raise ArtifactError(f"{written}: the written tokenizer cuts text otherwise than the base's")
+        if isinstance(card, RerankerCard):
+            return scores
+        return llm_probe_scores(CausalLM(open_written(written, gguf_file), tokenizer).eval(), card)
+
+
+def _fold(folder: Path, card: RerankerCard | LlmCard, base: str | None) -> _Folded:
     root = resolve_model(base or card.base, None if base else card.revision)
-    reranker, _ = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base, quantise="none")
-    whole = probe_scores(reranker, card)  # in float32, from the 16-bit base
-    if card.head == "classifier":
-        copy_license_files(root, temporary)
-        reranker.backbone.save_pretrained(str(temporary), safe_serialization=True)
-        reranker.tokenizer.save_pretrained(str(temporary))
-        write_cross_encoder(temporary, reranker)
-        share, scores = MERGED_TOLERANCE[torch.float32], open_with_cross_encoder(temporary, card)
-    else:
-        dtype = stored_dtype(root)
-        save_language_model(reranker.backbone, root, temporary, dtype)
-        share, scores = MERGED_TOLERANCE[dtype], _scored_alone(temporary, card, reranker)
-    return _merged(folder, card, scores, whole, share)
+    options: dict[str, Any] = {"dtype": torch.float32, "device": _CPU, "base": base, "quantise": "none"}
+    if isinstance(card, LlmCard):
+        model, _ = load_llm_adapter(folder, **options)
+        return _Folded(card, root, model, llm_probe_scores(model, card))
+    reranker, _ = load_reranker_artifact(folder, **options)
+    return _Folded(card, root, reranker, probe_scores(reranker, card))
 
 
-def _merged(folder: Path, card: RerankerCard, scores: FloatArray, whole: FloatArray, share: float) -> Merged:
-    """`share` of the largest score may be lost."""
-    return Merged(
-        difference=float(np.abs(scores - whole).max(initial=0.0)),
-        from_trained=score_difference(folder, card, scores),
-        tolerance=max(card.probe.tolerance, share * max(1.0, float(np.abs(whole).max(initial=0.0)))),
-        four_bits=card.quantise == "nf4",
-    )
-
-
-def _scored_alone(folder: Path, card: RerankerCard, reranker: Reranker, gguf_file: str | None = None) -> FloatArray:
-    """The probe's scores by transformers alone, in a fresh process; its tokenizer must cut text as ours does."""
-    text = "" if gguf_file else " ".join([*card.probe.queries, *card.probe.documents])
-    entries = reranker.layout.answers or (0, 0)
-    scores, tokens = score_in_fresh_process(
-        folder, probe_tokens(reranker, card), entries, text=text, gguf_file=gguf_file
-    )
-    if tokens != reranker.tokenizer(text, add_special_tokens=False)["input_ids"]:
-        raise ArtifactError(f"{folder}: the written tokenizer cuts text otherwise than the base's; report its versions")
-    return scores
+def _texts(card: RerankerCard | LlmCard) -> list[str]:
+    if isinstance(card, RerankerCard):
+        return [*card.probe.queries, *card.probe.documents]
+    return [part.text for example in card.probe.examples for turn in example.turns for part in turn.parts]
 
 
 @quiet()
@@ -196,18 +240,16 @@ def export_gguf(folder: Path | str, out: Path | str, kind: GgufKind = "f16", bas
     """
     folder, out = adapter_folder(folder), Path(out).expanduser()
     card = read_any_card(folder)
-    if isinstance(card, AdapterCard) or card.head != "yes-no":
+    if isinstance(card, AdapterCard) or (isinstance(card, RerankerCard) and card.head != "yes-no"):
         what = "an encoder" if isinstance(card, AdapterCard) else "a classifier"
         raise ArtifactError(f"{folder}: GGUF is for language models, and this adapts {what}; take --format hf")
-    root = resolve_model(base or card.base, None if base else card.revision)
-    reranker, _ = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base, quantise="none")
-    whole = probe_scores(reranker, card)
+    folded = _fold(folder, card, base)
     with new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as plain:
-        save_language_model(reranker.backbone, root, Path(plain), torch.float32)
+        save_language_model(folded.model.backbone, folded.root, Path(plain), torch.float32)
         file = temporary / f"model-{kind}.gguf"
         write_gguf(Path(plain), file, kind)
-        copy_license_files(root, temporary)
-        merged = _merged(folder, card, _scored_alone(temporary, card, reranker, file.name), whole, GGUF_TOLERANCE[kind])
+        copy_license_files(folded.root, temporary)
+        merged = folded.compared(folder, folded.scores(temporary, file.name), GGUF_TOLERANCE[kind])
         check_probe(f"{out} after the export", merged.difference, merged.tolerance)
     return merged
 

@@ -202,7 +202,7 @@ def plan_memory(recipe: Any) -> MemoryPlan:
         merged_copies=adapted.copies_bytes,
         adapter=4 * trained,
         gradients=4 * trained,
-        optimiser=round(OPTIMISER_BYTES["adamw"] * trained),
+        optimiser=round(OPTIMISER_BYTES[recipe.optim.name] * trained),
         activations_recomputed=chunk.peak,
         activations_kept=chunks * chunk.kept + chunk.peak - chunk.kept,
         logits=_logits(recipe, config, in_chunk, width, dtype.itemsize) if shape == "causal" else 0,

@@ -1,0 +1,38 @@
+"""A language model's adapter, verified in a fresh process and merged."""
+
+import numpy as np
+import pytest
+import torch
+
+from searchtune.errors import ArtifactError
+from searchtune.models.generator import load_causal_lm
+from searchtune.models.llm_artifact import llm_probe_scores
+from searchtune.workflows.adapter import merge_adapter, verify_adapter, verify_in_fresh_process
+from unit.models.causal import write_causal
+from unit.models.test_llm_artifact import CPU, TEMPLATE, saved
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    base = write_causal(tmp_path / "base", tie_word_embeddings=True)
+    (base / "chat_template.jinja").write_text(TEMPLATE)
+    return saved(tmp_path / "adapter", base), tmp_path / "adapter"
+
+
+@pytest.mark.slow
+def test_a_fresh_process_gives_the_recorded_scores(adapter):
+    card, folder = adapter
+    found = verify_in_fresh_process(folder)
+    assert max(found.peft, found.sentence_transformers) <= found.tolerance == card.probe.tolerance
+
+
+def test_another_probe_is_noticed_and_a_merged_model_scores_alike(adapter, tmp_path):
+    card, folder = adapter
+    assert merge_adapter(folder, tmp_path / "merged").difference <= card.probe.tolerance
+    merged = load_causal_lm(tmp_path / "merged", dtype=torch.float32, device=CPU)
+    recorded = np.load(folder / card.probe.scores_file)
+    assert np.abs(llm_probe_scores(merged, card) - recorded).max() <= card.probe.tolerance
+    verify_adapter(folder)
+    with pytest.raises(ArtifactError):
+        np.save(folder / card.probe.scores_file, recorded + 1)
+        verify_adapter(folder)

@@ -75,9 +75,7 @@ def load_llm_adapter(
     card = read_llm_card(folder)
     root = resolve_model(base or card.base, None if base else card.revision)
     check_base(card, root)
-    if (
-        quantise or card.quantise
-    ) == "nf4":  # merging into 4 bits would lose what was trained: the adapter stays beside it
+    if (quantise or card.quantise) == "nf4":  # merging into 4 bits would lose what was trained
         model = load_causal_lm(root, dtype=dtype, device=device, quantise="nf4")
         put_adapter(model.backbone, folder, root)
         return model.eval(), card

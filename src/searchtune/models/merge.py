@@ -80,7 +80,7 @@ def save_language_model(model: Any, root: Path, folder: Path, dtype: torch.dtype
 def open_written(folder: Path, gguf_file: str | None = None) -> Any:
     """The causal model in a plain folder, or in a GGUF file of it, by transformers, in float32."""
     where: dict[str, Any] = {} if gguf_file is None else {"gguf_file": gguf_file}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **where)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **where)
     return model.eval()
 
 

@@ -27,6 +27,7 @@ from searchtune.models.reranker import Reading, load_reranker, usual_head
 from searchtune.models.sources import resolve_config, resolve_model
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
+from searchtune.training.optimisers import trained_parameters
 from searchtune.types import IntArray
 from searchtune.workflows.progress import Progress
 from searchtune.workflows.training_set import Leaks, open_training_set
@@ -184,13 +185,14 @@ def plan_memory(recipe: Any) -> MemoryPlan:
     shape = _shape(recipe, folder)
     dtype = compute_dtype(recipe.precision, pick_device())
     adapted = adapted_skeleton(folder, shape, recipe.method, dtype=dtype, quantise=quantise)
+    trained = sum(parameter.numel() for parameter in trained_parameters(adapted.backbone, recipe.optim))
     width = min(recipe.max_tokens, recipe.tokens_per_chunk)
     texts = _texts_per_step(recipe)
     in_chunk = max(1, min(texts, recipe.tokens_per_chunk // width))
     chunk = activations(adapted, texts=in_chunk, width=width)
     chunks = -(-texts // in_chunk)
     wanted = getattr(recipe, "gradient_caching", "auto")
-    config, trained = adapted.backbone.config, adapted.trainable
+    config = adapted.backbone.config
     return MemoryPlan(
         base=recipe.base,
         precision=str(dtype).removeprefix("torch."),
@@ -200,7 +202,7 @@ def plan_memory(recipe: Any) -> MemoryPlan:
         all_parameters=adapted.total,
         base_weights=adapted.base_bytes,
         merged_copies=adapted.copies_bytes,
-        adapter=4 * trained,
+        adapter=4 * adapted.trainable,
         gradients=4 * trained,
         optimiser=round(OPTIMISER_BYTES[recipe.optim.name] * trained),
         activations_recomputed=chunk.peak,

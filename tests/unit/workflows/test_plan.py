@@ -63,6 +63,16 @@ def test_4_bits_take_less_and_keep_no_copies(base):
     assert packed.trainable_parameters == plain.trainable_parameters
 
 
+def test_what_optimisers_take(base):
+    plain, packed, frozen = (
+        plan_memory(rerank(base, optim={"batch_size": 8, **options}))
+        for options in ({}, {"name": "adamw-8bit"}, {"lora_fa": True})
+    )
+    assert packed.optimiser < 0.26 * plain.optimiser
+    assert frozen.trainable_parameters < plain.trainable_parameters and frozen.adapter == plain.adapter
+    assert frozen.activations_kept < plain.activations_kept
+
+
 def test_heads(base):
     yes_no, classifier = plan_memory(rerank(base)), plan_memory(rerank(base, head="classifier"))
     assert classifier.trainable_parameters == yes_no.trainable_parameters + 64

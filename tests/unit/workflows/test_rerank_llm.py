@@ -151,7 +151,7 @@ def test_a_merge_that_went_wrong_is_not_written(trained, tmp_path, monkeypatch):
         merge_adapter(adapter, tmp_path / "merged")
     for wrong in (99.0, np.nan):
         scores = np.full(8, wrong, dtype=np.float32)
-        monkeypatch.setattr(adapter_module, "_scored_alone", lambda *_, scores=scores, **__: scores)
+        monkeypatch.setattr(adapter_module._Folded, "scores", lambda *_, scores=scores, **__: scores)
         with pytest.raises(ArtifactError, match="after merging: the probe differs by"):
             merge_adapter(adapter, tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []

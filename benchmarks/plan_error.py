@@ -5,8 +5,8 @@
 Each case runs in a process of its own: it notes what the process holds before the base is opened, opens it, trains two
 steps of one chunk with AdamW, and reads the highest resident memory since the base was open (Linux only). Predicted is
 what the plan adds up for the same chunk: weights, merged copies, adapter, gradients, optimiser and activations. Each
-case runs twice: with the C library's allocator as it comes, which keeps some of what is freed, and giving back all that is
-larger than 64 KiB at once (glibc's MALLOC_MMAP_THRESHOLD_), which shows what the model itself takes.
+case runs twice: with the C library's allocator as it comes, which keeps some of what is freed, and giving back all that
+is larger than 64 KiB at once (glibc's MALLOC_MMAP_THRESHOLD_), which shows what the model itself takes.
 Prints one line of JSON a case.
 """
 

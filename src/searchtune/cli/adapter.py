@@ -1,14 +1,20 @@
-"""`searchtune adapter`: look at a saved adapter, verify that it reloads as trained, merge it into a plain model."""
+"""`searchtune adapter`: look at a saved adapter, verify that it reloads as trained, merge it into a plain model,
+export it for other programs.
+"""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Look at a saved adapter, verify it, merge it.")
+if TYPE_CHECKING:
+    from searchtune.workflows.adapter import Merged
+
+app = typer.Typer(no_args_is_help=True, help="Look at a saved adapter, verify it, merge it, export it.")
 
 Folder = Annotated[Path, typer.Argument(help="The adapter folder that a `train` command wrote, or its run folder.")]
 Base = Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")]
@@ -45,8 +51,47 @@ def merge(
     out: Annotated[Path, typer.Option(help="The folder for the merged model.")],
     base: Base = None,
 ) -> None:
-    """Write base plus adapter as a plain sentence-transformers model whose vectors or scores match."""
+    """Write base plus adapter as a plain model whose vectors or scores match."""
     from searchtune.workflows.adapter import merge_adapter
 
-    difference = merge_adapter(folder, out, base)
-    typer.echo(f"{out}: the probe differs from the adapter's by {difference:.1e} at most")
+    _tell(out, merge_adapter(folder, out, base))
+
+
+class ExportFormat(StrEnum):
+    """What `export` writes."""
+
+    hf = "hf"
+    gguf = "gguf"
+
+
+class GgufType(StrEnum):
+    """How matrices are stored in a GGUF file."""
+
+    f16 = "f16"
+    q8_0 = "q8_0"
+
+
+@app.command()
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="The folder for what is written.")],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="hf: a folder that transformers and vLLM open; gguf: one file.")
+    ] = ExportFormat.hf,
+    kind: Annotated[GgufType, typer.Option("--type", help="How a GGUF file stores matrices.")] = GgufType.f16,
+    base: Base = None,
+) -> None:
+    """Write base plus adapter for other programs, and open it again in a fresh process to compare the probe."""
+    from searchtune.workflows.adapter import export_gguf, merge_adapter
+
+    done = merge_adapter(folder, out, base) if form == "hf" else export_gguf(folder, out, kind.value, base)
+    _tell(out, done)
+
+
+def _tell(out: Path, done: Merged) -> None:
+    what = "the 16-bit base with the adapter" if done.four_bits else "the adapter"
+    typer.echo(
+        f"{out}: the probe differs from {what}'s by {done.difference:.1e} at most (allowed {done.tolerance:.0e})"
+    )
+    if done.four_bits:
+        typer.echo(f"{out}: and from the 4-bit base with the adapter, as trained, by {done.from_trained:.1e}")

@@ -38,8 +38,8 @@ class Adapter:
 
     @property
     def total(self) -> int:
-        """How many numbers the model has, adapter included."""
-        return sum(parameter.numel() for parameter in self.peft_model.parameters())
+        """How many numbers the model has, adapter included; a matrix in 4 bits has as many as before it was packed."""
+        return sum(_numbers(parameter) for parameter in self.peft_model.parameters())
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the weights on the CPU, under peft's parameter names."""
@@ -52,6 +52,11 @@ class Adapter:
             raise ValueError(f"adapter weights differ in {sorted(state.keys() ^ self.parameters.keys())[:3]}")
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
+
+
+def _numbers(parameter: nn.Parameter) -> int:
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else int(packed.shape.numel())
 
 
 def scaled(state: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
@@ -79,11 +84,13 @@ def add_lora(
     seed: int,
     task_type: str = "FEATURE_EXTRACTION",
     head: Sequence[str] = (),
+    fused: bool = True,
 ) -> Adapter:
     """Put LoRA on the model's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.
 
     The modules named in `head` are trained whole, in float32, and saved with the adapter: without that peft leaves a
-    new head frozen, random and unsaved.
+    new head frozen, random and unsaved. `fused` lets layers without dropout multiply once, see `_FusedLora`; a layer in
+    4 bits never does.
 
     Raises:
         ConfigError: a target module that no layer has, or more top layers than there are.
@@ -114,9 +121,17 @@ def add_lora(
         adapter = Adapter(_in_float32(get_peft_model(model.backbone, config, adapter_name=ADAPTER)))
     for layer in _lora_layers(model):
         layer.train()
-        if not method.dropout and not method.dora and type(layer) is LoraLinear:
+        if fused and not method.dropout and not method.dora and type(layer) is LoraLinear:
             layer.forward = MethodType(_fused_forward, layer)  # type: ignore[method-assign]
     return adapter
+
+
+def copied_weights(backbone: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights of which fused layers keep a merged copy beside them, and the copies that were made so far."""
+    fused = [m for m in backbone.modules() if isinstance(m, LoraLinear) and "forward" in m.__dict__]
+    kept = (getattr(layer, "_searchtune_merged", None) for layer in fused)
+    weights: list[Any] = [layer.base_layer.weight for layer in fused]
+    return weights, [each[1] for each in kept if each is not None]
 
 
 def _lora_layers(model: HasBackbone) -> list[LoraLinear]:

@@ -18,6 +18,7 @@ from searchtune.models.chat import ChatFormat, chat_store, example_store
 from searchtune.models.completions import CompletionReader
 from searchtune.models.folders import open_plainly, put_adapter, write_adapter
 from searchtune.models.generator import CausalLM, load_causal_lm
+from searchtune.models.quantisation import Quantise
 from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
 from searchtune.prompts.chat import ChatExample, Conversation, Message, Passage
@@ -55,9 +56,17 @@ def save_llm_adapter(
 
 @quiet()
 def load_llm_adapter(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, base: str | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    base: str | None = None,
+    quantise: Quantise | None = None,
 ) -> tuple[CausalLM, LlmCard]:
     """The tuned language model and its card; its adapter is folded into the weights unless those are in 4 bits.
+
+    `quantise` opens the base otherwise than it was trained on: `none` puts the adapter of a 4-bit base onto the 16-bit
+    one, which gives other scores.
 
     Raises:
         ArtifactError: the folder is damaged, of another kind, or the base, its tokenizer or its chat template is not
@@ -66,7 +75,7 @@ def load_llm_adapter(
     card = read_llm_card(folder)
     root = resolve_model(base or card.base, None if base else card.revision)
     check_base(card, root)
-    if card.quantise == "nf4":  # merging into 4 bits would lose what was trained: the adapter stays beside it
+    if (quantise or card.quantise) == "nf4":  # merging into 4 bits would lose what was trained
         model = load_causal_lm(root, dtype=dtype, device=device, quantise="nf4")
         put_adapter(model.backbone, folder, root)
         return model.eval(), card

@@ -31,7 +31,7 @@ from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.inputs import Chunk, length_sorted_chunks
 from searchtune.models.layers import layer_stack
 from searchtune.models.pairs import PairFormat, PairStore, template_format, tokenizer_format
-from searchtune.models.quantisation import Quantise
+from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
 from searchtune.types import FloatArray, IntArray
 
@@ -197,7 +197,7 @@ def load_reranker(
     config = _config(folder)
     architecture = (config.get("architectures") or [""])[0]
     reading = reading or Reading()
-    head: Head = reading.head or ("yes-no" if architecture.endswith("ForCausalLM") else "classifier")
+    head = reading.head or usual_head(folder)
     outputs = len(config.get("id2label") or ()) or 2  # a classifier's config leaves out the library's default
     if head == "classifier" and architecture.endswith("ForSequenceClassification") and outputs != 1:
         raise ModelError(f"{folder}: a classifier with {outputs} outputs; a reranker has one")
@@ -205,28 +205,37 @@ def load_reranker(
         causal = load_causal_lm(folder, dtype=dtype, device=device, quantise=reading.quantise, attention=attention)
         layout = _layout(folder, causal.tokenizer, config, head, reading)
         return Reranker(causal.backbone, causal.tokenizer, layout)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            backbone, loaded = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=1,
-                dtype=dtype,
-                attn_implementation=attention,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: transformers cannot open this model as a reranker: {error}") from error
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    if reading.quantise == "nf4":
+        quantised = nf4_options(folder, dtype, AutoModelForSequenceClassification)
+        options |= {"quantization_config": quantised, "device_map": {"": device}}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone, tokenizer, missing_keys = _classifier(folder, options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     backbone.config.pad_token_id = tokenizer.pad_token_id
-    backbone.requires_grad_(False).eval().to(device)
-    missing = _missing_head(backbone, loaded["missing_keys"], folder)
+    backbone.requires_grad_(False).eval()
+    if reading.quantise == "nf4":
+        keep_trainable(backbone)
+    else:
+        backbone.to(device)
+    missing = _missing_head(backbone, missing_keys, folder)
     layout = _layout(folder, tokenizer, config, head, reading)
     return Reranker(backbone, tokenizer, layout, fresh_head=missing)
+
+
+def _classifier(folder: Path, options: dict[str, Any]) -> tuple[Any, Any, set[str]]:
+    """Model and tokenizer of a sequence classifier with one output, and the names of weights that the base lacks."""
+    local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        backbone, loaded = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, output_loading_info=True, **local, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: transformers cannot open this model as a reranker: {error}") from error
+    return backbone, tokenizer, loaded["missing_keys"]
 
 
 def _missing_head(backbone: Any, missing: set[str], folder: Path) -> bool:
@@ -252,6 +261,12 @@ def _layout(folder: Path, tokenizer: Any, config: dict[str, Any], head: Head, re
     if any(len(each) != 1 for each in ids):
         raise ModelError(f"{folder}: the tokenizer splits {_ANSWERS[0]!r} or {_ANSWERS[1]!r} into several tokens")
     return RerankerLayout(head, limit, reading.template or YES_NO_TEMPLATE, (ids[0][0], ids[1][0]))
+
+
+def usual_head(folder: Path) -> Head:
+    """The head that is taken for the base in `folder` where nobody says which."""
+    architecture = (_config(folder).get("architectures") or [""])[0]
+    return "yes-no" if architecture.endswith("ForCausalLM") else "classifier"
 
 
 def _config(folder: Path) -> dict[str, Any]:

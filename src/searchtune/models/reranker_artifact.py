@@ -6,17 +6,18 @@ them holds what neither checks: which base, by the hash of its weights, and whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from searchtune.models.adapters import Adapter
 from searchtune.models.cards import check_base, read_reranker_card
 from searchtune.models.folders import open_plainly, put_adapter, write_adapter
 from searchtune.models.pairs import pair_store
+from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
 from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.sources import resolve_model
@@ -63,9 +64,17 @@ def write_cross_encoder(folder: Path, reranker: Reranker) -> None:
 
 @quiet()
 def load_reranker_artifact(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, base: str | None = None
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    base: str | None = None,
+    quantise: Quantise | None = None,
 ) -> tuple[Reranker, RerankerCard]:
     """The tuned reranker, its adapter folded into the weights it runs with, and its card.
+
+    `quantise` opens the base otherwise than it was trained on: `none` puts the adapter of a 4-bit base onto the 16-bit
+    one, which gives other scores.
 
     Raises:
         ArtifactError: the folder is damaged, of another kind, or the base is not the one it was trained on.
@@ -73,14 +82,16 @@ def load_reranker_artifact(
     card = read_reranker_card(folder)
     root = resolve_model(base or card.base, None if base else card.revision)
     check_base(card, root)
+    how = quantise or card.quantise
     reranker = load_reranker(
         root,
-        Reading(card.head, card.max_tokens, card.template or None, card.quantise),
-        dtype=torch.float32,
-        device=torch.device("cpu"),
+        Reading(card.head, card.max_tokens, card.template or None, how),
+        dtype=torch.float32 if how == "none" else dtype,
+        device=torch.device("cpu") if how == "none" else device,
     )
     model = put_adapter(reranker.backbone, folder, root)
-    if card.quantise == "none":  # merging into 4 bits would lose what was trained: there the adapter stays beside it
+    model.eval()
+    if how == "none":  # merging into 4 bits would lose what was trained: there the adapter stays beside it
         reranker.put(model.merge_and_unload().eval().to(dtype=dtype, device=device))
     reranker.fresh_head = False
     return reranker, card
@@ -93,41 +104,68 @@ def probe_scores(reranker: Reranker, card: RerankerCard) -> FloatArray:
     return reranker.score_store(store, rows, rows)
 
 
+def probe_tokens(reranker: Reranker, card: RerankerCard) -> list[list[int]]:
+    """The tokens of each pair of the probe, as a language model reads them."""
+    store = pair_store(reranker.tokenizer, card.probe.queries, card.probe.documents, reranker.form)
+    pairs = np.arange(len(card.probe.queries))[:, None]
+    return [[int(token) for token in store.tokens(pair, pair).ids] for pair in pairs]
+
+
 @quiet()
-def open_with_cross_encoder(folder: Path, card: RerankerCard, options: Mapping[str, Any] | None = None) -> FloatArray:
-    """Probe scores as a user gets them from `CrossEncoder(folder)`. Shape: (pairs,)."""
+def open_with_cross_encoder(folder: Path, card: RerankerCard, quantise: Quantise = "none") -> FloatArray:
+    """Probe scores as a user gets them from `CrossEncoder(folder)`, the base in 4 bits for `nf4`. Shape: (pairs,)."""
     from sentence_transformers import CrossEncoder
 
-    model = CrossEncoder(str(folder), device="cpu", local_files_only=True, **(options or {}))
+    options: dict[str, Any] = {}
+    if quantise == "nf4":
+        root = resolve_model(card.base, card.revision)
+        quantised = nf4_options(root, torch.float32, AutoModelForSequenceClassification)
+        options = {"model_kwargs": {"quantization_config": quantised}}
+    model = CrossEncoder(str(folder), device="cpu", local_files_only=True, **options)
+    if quantise == "nf4":
+        keep_trainable(model)
     pairs = [list(pair) for pair in zip(card.probe.queries, card.probe.documents, strict=True)]
     return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
 
 
 @quiet()
 @torch.no_grad()
-def open_with_transformers(folder: Path, card: RerankerCard, reranker: Reranker) -> FloatArray:
+def open_with_transformers(folder: Path, card: RerankerCard, reranker: Reranker, base: str | None = None) -> FloatArray:
     """Probe scores of a yes/no reranker from transformers' and peft's own classes, over the whole vocabulary.
 
     `reranker` gives the tokenizer and the prompts alone. Shape: (pairs,).
     """
-    model = open_plainly(folder, card, resolve_model(card.base, card.revision))
-    store = pair_store(reranker.tokenizer, card.probe.queries, card.probe.documents, reranker.form)
+    model = open_plainly(folder, card, resolve_model(base or card.base, None if base else card.revision))
     yes, no = reranker.layout.answers or (0, 0)
     scores = []
-    for pair in np.arange(len(card.probe.queries))[:, None]:
-        ids = torch.from_numpy(store.tokens(pair, pair).ids)[None]
-        logits = model(input_ids=ids).logits[0, -1].float()
+    for ids in probe_tokens(reranker, card):
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float()
         scores.append(float(logits[yes] - logits[no]))
     return np.array(scores, dtype=np.float32)
 
 
+_BY_CROSS_ENCODER = """from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("path/to/this/folder")
+model.predict([["query", "document"]])
+"""
+_BY_SEARCHTUNE = """from pathlib import Path
+
+import torch
+from searchtune.models.reranker_artifact import load_reranker_artifact
+
+folder, device = Path("path/to/this/folder"), torch.device("cpu")
+reranker, card = load_reranker_artifact(folder, dtype=torch.float32, device=device)
+"""
+
+
 def _readme(card: RerankerCard) -> str:
     figures = ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items()) or "none"
+    code = _BY_CROSS_ENCODER if card.head == "classifier" else _BY_SEARCHTUNE
+    bits = ", whose layers it found in 4 bits (NF4)" * (card.quantise == "nf4")
     return (
-        f"# {card.name}\n\nA LoRA adapter that makes a reranker of `{card.base}`, trained with searchtune. "
-        f"Dev figures: {figures}.\n\n"
-        "```python\nfrom sentence_transformers import CrossEncoder\n\n"
-        'model = CrossEncoder("path/to/this/folder")\nmodel.predict([["query", "document"]])\n```\n\n'
+        f"# {card.name}\n\nA LoRA adapter that makes a reranker of `{card.base}`{bits}, trained with searchtune. "
+        f"Dev figures: {figures}.\n\n```python\n{code}```\n\n"
         "`searchtune adapter verify` checks that it still gives the scores it was trained to give; "
         f"`{CARD_FILE}` says what it was trained on.\n"
     )

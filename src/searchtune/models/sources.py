@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,17 @@ def resolve_model(base: str, revision: str | None = None) -> Path:
     return folder
 
 
+def resolve_config(base: str, revision: str | None = None) -> Path:
+    """A local folder with the model's `config.json`, `base` as in `resolve_model`; weights are not asked for.
+
+    A GGUF file is converted as `resolve_model` does, since its config is inside it.
+    """
+    folder = Path(base).expanduser()
+    if base.startswith("package:") or base.endswith(GGUF) or folder.is_dir():
+        return resolve_model(base, revision)
+    return _from_hub(base, revision, ["config.json"])
+
+
 def _inside_package(reference: str) -> Path:
     package, _, inner = reference.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -89,13 +101,13 @@ def _may_be_base(path: Path) -> bool:
     return path.suffix == GGUF or (path.is_dir() and not path.name.startswith("_"))
 
 
-def _from_hub(base: str, revision: str | None) -> Path:
+def _from_hub(base: str, revision: str | None, wanted: Sequence[str] = _NEEDED) -> Path:
     if base.startswith(("/", "./", "../", "~")):
         raise ModelError(f"{base}: no such folder")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base, revision=revision, allow_patterns=_NEEDED))
+        return Path(snapshot_download(base, revision=revision, allow_patterns=list(wanted)))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
@@ -147,6 +159,12 @@ def _tensors(file: Path) -> list[tuple[str, str, tuple[int, ...], npt.NDArray[np
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file}: cannot be read as safetensors ({error}); fetch or write the model again") from error
+
+
+def stored_types(folder: Path) -> list[str]:
+    """Torch's name of the type of each of the base's matrices, vectors left out."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [dtype for file in files for _, dtype, shape, _ in _tensors(file) if len(shape) > 1]
 
 
 def _part(content: npt.NDArray[np.uint8], start: int, end: int) -> npt.NDArray[np.uint8]:

@@ -86,7 +86,8 @@ class RerankerCard(Card):
     kind: Literal["rerank"] = "rerank"
     head: Literal["classifier", "yes-no"]
     template: str
-    """Text around query and document; empty where the tokenizer's own special tokens stand around them."""
+    """Text around query and document; empty where the tokenizer's own special tokens stand around them. It is no chat
+    template, and none is put around it."""
     quantise: Literal["none", "nf4"] = "none"
     """How the base was loaded when the adapter was trained."""
     depth: int

@@ -21,7 +21,8 @@ class RankNegatives(HardNegatives):
     last_rank: Positive = 50
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
     system: SystemName | None = None
-    """The system of the first stage whose ranking they are taken from; null takes the one that is reranked."""
+    """The system of the first stage whose ranking they are taken from; null takes the one that is reranked. A dense
+    system whose `model` is an adapter mines with the tuned retriever: train that one first, then name it here."""
 
 
 class RankingObjective(Spec):
@@ -82,11 +83,15 @@ class RerankRecipe(Spec):
     sweep: list[Depth] = [10, 20, 50]
     """Depths that the report compares, with what they cost."""
     train_on: Literal["train", "train+dev"] = "train"
+    max_train_queries: Positive | None = None
+    """At most so many training queries are used, chosen by the hash of their id; null uses all."""
+    max_test_queries: Positive | None = None
+    """The same for the queries that the report measures: a language model reads every pair of them twice."""
     max_tokens: Positive = 256
     """Query, document and what stands around them together."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     quantise: Literal["none", "nf4"] = "none"
-    """`nf4` loads a language model's layers in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+    """`nf4` loads the base's layers in 4 bits, whichever the head (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
     tokens_per_chunk: Positive = 8192
     gradient_caching: bool | Literal["auto"] = "auto"
     """Score each chunk again in the backward pass so that one chunk's activations are in memory at a time; `auto` does
@@ -120,6 +125,4 @@ class RerankRecipe(Spec):
             raise ValueError(f"objective.negatives.system names {miner!r}, but first_stage has {earlier}")
         if self.sweep != sorted(set(self.sweep)) or (self.sweep and self.sweep[-1] > self.depth):
             raise ValueError(f"sweep {self.sweep} must rise, without repeats, up to the depth {self.depth}")
-        if self.quantise == "nf4" and self.head == "classifier":
-            raise ValueError("quantise: nf4 is for language models with head: yes-no")
         return self

@@ -1,13 +1,16 @@
-"""An adapter's life after training: verify that it reloads as trained, and merge it into a plain model."""
+"""An adapter's life after training: verify that it reloads as trained, merge it into a plain model, export it."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from searchtune.errors import ArtifactError
@@ -19,19 +22,29 @@ from searchtune.models.artifact import (
     write_modules,
 )
 from searchtune.models.cards import check_base, check_probe, copy_license_files, read_any_card, score_difference
-from searchtune.models.generator import load_causal_lm
+from searchtune.models.generator import CausalLM
+from searchtune.models.gguf_export import GGUF_TOLERANCE, GgufKind, write_gguf
 from searchtune.models.llm_artifact import llm_probe_scores, load_llm_adapter, open_llm_with_transformers
+from searchtune.models.merge import (
+    MERGED_TOLERANCE,
+    open_written,
+    save_language_model,
+    score_in_fresh_process,
+    stored_dtype,
+)
 from searchtune.models.quiet import quiet
 from searchtune.models.reranker_artifact import (
     load_reranker_artifact,
     open_with_cross_encoder,
     open_with_transformers,
     probe_scores,
+    probe_tokens,
     write_cross_encoder,
 )
 from searchtune.models.sources import resolve_model
 from searchtune.specs.card import AdapterCard, LlmCard, RerankerCard, adapter_folder
 from searchtune.storage.atomic import new_folder
+from searchtune.types import FloatArray
 
 _CPU = torch.device("cpu")
 _IN_A_FRESH_PROCESS = """
@@ -84,9 +97,9 @@ def _rerank_differences(folder: Path, base: str | None) -> tuple[float, float]:
     reranker, card = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
     by_peft = score_difference(folder, card.probe, probe_scores(reranker, card))
     by_others = (
-        open_with_cross_encoder(folder, card)
+        open_with_cross_encoder(folder, card, card.quantise)
         if card.head == "classifier"
-        else open_with_transformers(folder, card, reranker)
+        else open_with_transformers(folder, card, reranker, base)
     )
     return by_peft, score_difference(folder, card.probe, by_others)
 
@@ -108,43 +121,137 @@ def verify_in_fresh_process(folder: Path) -> Verification:
     return Verification(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-@quiet()
-def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) -> float:
-    """Write base plus adapter as a plain folder: a bi-encoder or a cross-encoder, or transformers' language model.
+@dataclass(frozen=True)
+class Merged:
+    """Largest differences of the probe, opened anew by the library that users have, once the adapter was folded in."""
 
-    Returns the largest difference between its vectors or scores and those recorded at training.
+    difference: float
+    """From the adapter beside the base in 16 or more bits: what folding and rounding cost."""
+    from_trained: float
+    """From what was recorded at training: the same, but where the base was in 4 bits, whose rounding comes on top."""
+    tolerance: float
+    four_bits: bool
+    """Whether the adapter was trained on a base in 4 bits."""
+
+
+@quiet()
+def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) -> Merged:
+    """Write base plus adapter as a plain folder: for sentence-transformers, or of a causal language model.
+
+    An adapter of a 4-bit base is folded into the base's 16-bit weights. A language model's folder keeps the type of its
+    base, and transformers alone opens it in a fresh process.
 
     Raises:
         ArtifactError: as `verify_adapter`; and the merged folder is not written where the probe differs.
     """
-    folder = adapter_folder(folder)
+    folder, out = adapter_folder(folder), Path(out).expanduser()
     card = read_any_card(folder)
-    with new_folder(Path(out).expanduser()) as temporary:
-        copy_license_files(resolve_model(base or card.base, None if base else card.revision), temporary)
+    with new_folder(out) as temporary:
         if isinstance(card, AdapterCard):
-            encoder, _ = load_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
-            encoder.backbone.save_pretrained(str(temporary), safe_serialization=True)
-            encoder.tokenizer.save_pretrained(str(temporary))
-            write_modules(temporary, encoder, card)
-            difference = probe_difference(folder, card, open_with_sentence_transformers(temporary, card))
-        elif isinstance(card, LlmCard):
-            if card.quantise != "none":
-                raise ArtifactError(f"{folder}: its base was in 4 bits; merging would lose what it learned")
-            model, _ = load_llm_adapter(folder, dtype=torch.float32, device=_CPU, base=base)
-            model.backbone.save_pretrained(str(temporary), safe_serialization=True)
-            model.tokenizer.save_pretrained(str(temporary))
-            merged = load_causal_lm(temporary, dtype=torch.float32, device=_CPU)
-            difference = score_difference(folder, card.probe, llm_probe_scores(merged, card))
-        elif card.head == "yes-no":
-            raise ArtifactError(f"{folder}: merging is for classifiers; peft and vLLM open a language model's adapter")
+            merged = _merge_encoder(folder, card, temporary, base)
+        elif isinstance(card, RerankerCard) and card.head == "classifier":
+            merged = _merge_classifier(folder, card, temporary, base)
         else:
-            reranker, _ = load_reranker_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
-            reranker.backbone.save_pretrained(str(temporary), safe_serialization=True)
-            reranker.tokenizer.save_pretrained(str(temporary))
-            write_cross_encoder(temporary, reranker)
-            difference = score_difference(folder, card.probe, open_with_cross_encoder(temporary, card))
-        check_probe(f"{out} after merging", difference, card.probe.tolerance)
-    return difference
+            folded = _fold(folder, card, base)
+            dtype = stored_dtype(folded.root)
+            save_language_model(folded.model.backbone, folded.root, temporary, dtype)
+            merged = folded.compared(folder, folded.scores(temporary), MERGED_TOLERANCE[dtype])
+        check_probe(f"{out} after merging", merged.difference, merged.tolerance)
+    return merged
+
+
+def _merge_encoder(folder: Path, card: AdapterCard, temporary: Path, base: str | None) -> Merged:
+    copy_license_files(resolve_model(base or card.base, None if base else card.revision), temporary)
+    encoder, _ = load_artifact(folder, dtype=torch.float32, device=_CPU, base=base)
+    encoder.backbone.save_pretrained(str(temporary), safe_serialization=True)
+    encoder.tokenizer.save_pretrained(str(temporary))
+    write_modules(temporary, encoder, card)
+    difference = probe_difference(folder, card, open_with_sentence_transformers(temporary, card))
+    return Merged(difference, difference, card.probe.tolerance, False)
+
+
+def _merge_classifier(folder: Path, card: RerankerCard, temporary: Path, base: str | None) -> Merged:
+    folded = _fold(folder, card, base)
+    copy_license_files(folded.root, temporary)
+    folded.model.backbone.save_pretrained(str(temporary), safe_serialization=True)
+    folded.model.tokenizer.save_pretrained(str(temporary))
+    write_cross_encoder(temporary, folded.model)
+    return folded.compared(folder, open_with_cross_encoder(temporary, card), MERGED_TOLERANCE[torch.float32])
+
+
+@dataclass
+class _Folded:
+    """A model in float32 with its adapter folded into the weights of its base in 16 or more bits."""
+
+    card: RerankerCard | LlmCard
+    root: Path
+    model: Any
+    whole: FloatArray
+    """Its scores of the probe."""
+
+    def compared(self, folder: Path, scores: FloatArray, share: float) -> Merged:
+        """What was written against what is in memory, `share` of the largest score being allowed."""
+        return Merged(
+            difference=float(np.abs(scores - self.whole).max(initial=0.0)),
+            from_trained=score_difference(folder, self.card.probe, scores),
+            tolerance=max(self.card.probe.tolerance, share * max(1.0, float(np.abs(self.whole).max(initial=0.0)))),
+            four_bits=self.card.quantise == "nf4",
+        )
+
+    def scores(self, written: Path, gguf_file: str | None = None) -> FloatArray:
+        """The probe's scores of what was written, once transformers alone has opened it in a fresh process."""
+        card, tokenizer = self.card, self.model.tokenizer
+        text = "" if gguf_file else " ".join(_texts(card))  # transformers cuts GGUF's words in a way of its own
+        reranker = isinstance(card, RerankerCard)
+        prompts = probe_tokens(self.model, card) if isinstance(card, RerankerCard) else [[1, 2, 3]]
+        entries = self.model.layout.answers if reranker else (0, 1)
+        scores, tokens = score_in_fresh_process(written, prompts, entries, text=text, gguf_file=gguf_file)
+        if tokens != tokenizer(text, add_special_tokens=False)["input_ids"]:
+            raise ArtifactError(f"{written}: the written tokenizer cuts text otherwise than the base's")
+        if isinstance(card, RerankerCard):
+            return scores
+        return llm_probe_scores(CausalLM(open_written(written, gguf_file), tokenizer).eval(), card)
+
+
+def _fold(folder: Path, card: RerankerCard | LlmCard, base: str | None) -> _Folded:
+    root = resolve_model(base or card.base, None if base else card.revision)
+    options: dict[str, Any] = {"dtype": torch.float32, "device": _CPU, "base": base, "quantise": "none"}
+    if isinstance(card, LlmCard):
+        model, _ = load_llm_adapter(folder, **options)
+        return _Folded(card, root, model, llm_probe_scores(model, card))
+    reranker, _ = load_reranker_artifact(folder, **options)
+    return _Folded(card, root, reranker, probe_scores(reranker, card))
+
+
+def _texts(card: RerankerCard | LlmCard) -> list[str]:
+    if isinstance(card, RerankerCard):
+        return [*card.probe.queries, *card.probe.documents]
+    return [part.text for example in card.probe.examples for turn in example.turns for part in turn.parts]
+
+
+@quiet()
+def export_gguf(folder: Path | str, out: Path | str, kind: GgufKind = "f16", base: str | None = None) -> Merged:
+    """Write base plus adapter as `out`/model-KIND.gguf, opened again by transformers in a fresh process.
+
+    Raises:
+        ArtifactError: as `merge_adapter`; or an adapter of something else than a causal language model.
+        ModelError: an architecture or a tokenizer that GGUF export does not write.
+        MissingExtraError: the package `gguf` is not installed.
+    """
+    folder, out = adapter_folder(folder), Path(out).expanduser()
+    card = read_any_card(folder)
+    if isinstance(card, AdapterCard) or (isinstance(card, RerankerCard) and card.head != "yes-no"):
+        what = "an encoder" if isinstance(card, AdapterCard) else "a classifier"
+        raise ArtifactError(f"{folder}: GGUF is for language models, and this adapts {what}; take --format hf")
+    folded = _fold(folder, card, base)
+    with new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as plain:
+        save_language_model(folded.model.backbone, folded.root, Path(plain), torch.float32)
+        file = temporary / f"model-{kind}.gguf"
+        write_gguf(Path(plain), file, kind)
+        copy_license_files(folded.root, temporary)
+        merged = folded.compared(folder, folded.scores(temporary, file.name), GGUF_TOLERANCE[kind])
+        check_probe(f"{out} after the export", merged.difference, merged.tolerance)
+    return merged
 
 
 def card_summary(folder: Path | str) -> dict[str, object]:

@@ -10,9 +10,9 @@ from searchtune.metrics.ranking import score
 from searchtune.models.encoder import Encoder
 from searchtune.retrieval.dense import DenseIndex
 from searchtune.specs.recipe import EmbedRecipe
-from searchtune.storage.fingerprint import sha256_text
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
 from searchtune.workflows.bank import Bank
+from searchtune.workflows.training_set import at_most
 
 _HARD = 10
 """How many of the base model's best documents each dev query brings into the pool."""
@@ -66,10 +66,4 @@ def build_dev_pool(
 
 def some_queries(collection: Collection, most: int) -> Qrels:
     """The dev labels of at most `most` queries, chosen by the hash of their id."""
-    qrels = collection.qrels["dev"]
-    if len(qrels) <= most:
-        return qrels
-    keys = [sha256_text(collection.query_ids[int(query)]) for query in qrels.queries]
-    keep = np.zeros(len(qrels), dtype=np.bool_)
-    keep[np.argsort(keys)[:most]] = True
-    return qrels.select(keep)
+    return at_most(collection, collection.qrels["dev"], most)

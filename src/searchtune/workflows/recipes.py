@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from searchtune.errors import ConfigError
-from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
+from searchtune.errors import ConfigError, did_you_mean
+from searchtune.specs.base import Spec, apply_overrides, parse_spec, read_yaml
 from searchtune.specs.judge import JudgeRecipe
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
@@ -33,6 +33,37 @@ def load_rerank_recipe(name_or_path: str, *, task: str | None = None, overrides:
 def load_judge_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> JudgeRecipe:
     """A judge's recipe by path, or by name under `configs/judge/`; otherwise as `load_recipe`."""
     return parse_spec(JudgeRecipe, *_read("judge", name_or_path, None, overrides))
+
+
+RECIPES: dict[str, type[Spec]] = {"embed": EmbedRecipe, "rerank": RerankRecipe, "judge": JudgeRecipe}
+"""The spec of each kind of recipe; its folder under `configs/` has its name."""
+
+
+def load_any_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Any:
+    """A recipe of any kind, by path, or by name under any folder of `configs/`.
+
+    Raises:
+        ConfigError: as `load_recipe`; and a name that several kinds have, or a kind that there is not.
+    """
+    if Path(name_or_path).is_file() or "/" in name_or_path:
+        file = find_asset("configs", name_or_path)
+        kind = str(read_yaml(file).get("kind", "embed"))
+    else:
+        kinds = [kind for kind in RECIPES if _has(kind, name_or_path)]
+        if len(kinds) > 1:
+            raise ConfigError(f"{name_or_path}: there is one under each of {kinds}; name it as configs/KIND/NAME.yaml")
+        kind = kinds[0] if kinds else "embed"
+    if kind not in RECIPES:
+        raise ConfigError(f"{name_or_path}: no recipe is of kind {kind!r}{did_you_mean(kind, list(RECIPES))}")
+    return parse_spec(RECIPES[kind], *_read(kind, name_or_path, None, overrides))
+
+
+def _has(kind: str, name: str) -> bool:
+    try:
+        find_asset(f"configs/{kind}", name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _read(kind: str, name: str, task: str | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:

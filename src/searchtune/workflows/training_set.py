@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from searchtune.data.collection import with_qrels
 from searchtune.data.examples import KnownRelevance, pairs_in_epoch, text_groups
@@ -12,6 +15,7 @@ from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
+from searchtune.storage.fingerprint import sha256_text
 from searchtune.types import Collection, IntArray, Qrels
 from searchtune.workflows.progress import Progress
 
@@ -54,6 +58,8 @@ def open_training_set(recipe: EmbedRecipe | RerankRecipe, leaks: Leaks, progress
         raise DataError(f"{collection.name} has no train split (it has: {have}); add qrels/train.tsv")
     if recipe.train_on == "train+dev":
         collection = _dev_in_train(collection)
+    if isinstance(recipe, RerankRecipe):
+        collection = _limited(collection, {"train": recipe.max_train_queries, "test": recipe.max_test_queries})
     train = collection.qrels["train"]
     leaking = copies = 0
     for split in sorted(set(collection.qrels) & {"test", "dev"}):
@@ -81,6 +87,25 @@ def open_training_set(recipe: EmbedRecipe | RerankRecipe, leaks: Leaks, progress
     # Only train labels may mask a negative: training never looks at another split's labels.
     known = KnownRelevance(text_groups(collection.query_texts), text_groups(collection.documents), relevant)
     return TrainingSet(collection, train, relevant, known, pairs, leaking)
+
+
+def at_most(collection: Collection, qrels: Qrels, most: int | None) -> Qrels:
+    """The labels of at most `most` queries, chosen by the hash of their id; None keeps all."""
+    if most is None or len(qrels) <= most:
+        return qrels
+    keys = [sha256_text(collection.query_ids[int(query)]) for query in qrels.queries]
+    keep = np.zeros(len(qrels), dtype=np.bool_)
+    keep[np.argsort(keys)[:most]] = True
+    return qrels.select(keep)
+
+
+def _limited(collection: Collection, limits: Mapping[str, int | None]) -> Collection:
+    """The same collection with at most so many queries in some splits."""
+    if all(limit is None for limit in limits.values()):
+        return collection
+    return with_qrels(
+        collection, {split: at_most(collection, qrels, limits.get(split)) for split, qrels in collection.qrels.items()}
+    )
 
 
 def _dev_in_train(collection: Collection) -> Collection:

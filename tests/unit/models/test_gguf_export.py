@@ -1,0 +1,101 @@
+"""GGUF files that are written: read back they are the same model, and what cannot be written is refused."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from searchtune.errors import MissingExtraError, ModelError
+from searchtune.models.gguf import converted
+from searchtune.models.gguf_export import interleaved, write_gguf
+from unit.models.causal import write_byte_causal, write_causal
+
+gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'searchtune[llm]'")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_byte_causal(tmp_path_factory.mktemp("bytes") / "tiny", tie_word_embeddings=False)
+
+
+@torch.no_grad()
+def logits(folder, **options):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **options)
+    return model.eval()(torch.arange(3, 60)[None]).logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_f16_read_back_is_the_same_model(tmp_path, tied):
+    folder = write_byte_causal(tmp_path / "tiny", tie_word_embeddings=tied)
+    write_gguf(folder, tmp_path / "model.gguf")
+    assert torch.equal(logits(tmp_path, gguf_file="model.gguf"), logits(folder))
+    names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert ("output.weight" in names) is not tied
+
+
+def test_q8_0_is_close(folder, tmp_path):
+    write_gguf(folder, tmp_path / "model.gguf", "q8_0")
+    found, exact = logits(tmp_path, gguf_file="model.gguf"), logits(folder)
+    assert 0 < (found - exact).abs().max() < 0.05 * exact.abs().max()
+    kinds = {tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert kinds == {"Q8_0", "F32"}
+
+
+def test_the_tokenizer_comes_back(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHTUNE_CACHE", str(tmp_path / "cache"))
+    write_gguf(folder, tmp_path / "model.gguf")
+    before, after = (
+        AutoTokenizer.from_pretrained(one, local_files_only=True)
+        for one in (folder, converted(tmp_path / "model.gguf"))
+    )
+    text = "is it yes or no,  the 1995   \u00e9t\u00e9 <|im_end|>?"
+    assert after(text)["input_ids"] == before(text)["input_ids"]
+    assert (after.eos_token, after.bos_token, after.pad_token) == (before.eos_token, before.bos_token, before.pad_token)
+    assert after.chat_template == before.chat_template
+
+
+def test_rows_are_interleaved_within_heads():
+    rows = np.arange(8, dtype=np.float32)[:, None]  # two heads of four
+    assert interleaved(rows, 2).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def edit(folder, name, **changes):
+    file = folder / name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="byte-level BPE tokenizers, and this is WordPiece"):
+        write_gguf(write_causal(tmp_path / "words"), tmp_path / "model.gguf")
+    with pytest.raises(ModelError, match="knows llama, and this is 'qwen2'.*convert_hf_to_gguf"):
+        write_gguf(write_byte_causal(tmp_path / "qwen", kind="qwen2"), tmp_path / "model.gguf")
+    folder = write_byte_causal(tmp_path / "scaled")
+    edit(folder, "config.json", rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
+    with pytest.raises(ModelError, match="positions are scaled by 'linear'"):
+        write_gguf(folder, tmp_path / "model.gguf")
+    folder = write_byte_causal(tmp_path / "cut")
+    backend = json.loads((folder / "tokenizer.json").read_text())
+    backend["pre_tokenizer"]["pretokenizers"][0] = {"type": "Whitespace"}
+    (folder / "tokenizer.json").write_text(json.dumps(backend))
+    with pytest.raises(ModelError, match="no known name for how its tokenizer cuts text"):
+        write_gguf(folder, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_numbers_beyond_float16_are_refused(tmp_path):
+    folder = write_byte_causal(tmp_path / "large")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = 7e4
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match="holds numbers beyond float16"):
+        write_gguf(folder, tmp_path / "model.gguf")
+
+
+def test_without_the_gguf_package(folder, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name))
+    with pytest.raises(MissingExtraError, match=r"pip install 'searchtune\[llm\]'"):
+        write_gguf(folder, tmp_path / "model.gguf")

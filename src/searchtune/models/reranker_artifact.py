@@ -116,12 +116,11 @@ def open_with_cross_encoder(folder: Path, card: RerankerCard, quantise: Quantise
     """Probe scores as a user gets them from `CrossEncoder(folder)`, the base in 4 bits for `nf4`. Shape: (pairs,)."""
     from sentence_transformers import CrossEncoder
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"dtype": torch.float32}  # a base whose config says bf16 is opened in bf16 otherwise
     if quantise == "nf4":
         root = resolve_model(card.base, card.revision)
-        quantised = nf4_options(root, torch.float32, AutoModelForSequenceClassification)
-        options = {"model_kwargs": {"quantization_config": quantised}}
-    model = CrossEncoder(str(folder), device="cpu", local_files_only=True, **options)
+        options["quantization_config"] = nf4_options(root, torch.float32, AutoModelForSequenceClassification)
+    model = CrossEncoder(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
     if quantise == "nf4":
         keep_trainable(model)
     pairs = [list(pair) for pair in zip(card.probe.queries, card.probe.documents, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -100,6 +101,14 @@ def test_what_was_trained_reloads(trained, head, quantise):
     assert result.report is not None
     assert result.report.estimate("reranked").n == 5, "max_test_queries"
     assert ("CrossEncoder" in (result.adapter / "README.md").read_text()) == (head == "classifier")
+
+
+def test_a_base_whose_config_names_bf16_reloads_too(trained, tiny_llama_model, tmp_path):
+    base = shutil.copytree(tiny_llama_model, tmp_path / "base")
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**settings, "dtype": "bfloat16"}), encoding="utf-8")
+    found = verify_adapter(trained("classifier", "none", base).folder)
+    assert max(found.peft, found.sentence_transformers) <= found.tolerance
 
 
 def test_a_bert_in_4_bits_is_trained_and_reloads(trained, tiny_model):

@@ -52,7 +52,7 @@ class GradeCalibration:
 
     def relevance(self, probabilities: FloatArray64) -> FloatArray64:
         """Calibrated probability of the relevant grades. Shape: (pairs, grades) -> (pairs,)."""
-        return self(probabilities)[:, self.min_grade :].sum(axis=1)
+        return np.asarray(self(probabilities)[:, self.min_grade :].sum(axis=1), dtype=np.float64)
 
     def grades(self, probabilities: FloatArray64) -> IntArray:
         """The likeliest grade of the side that the threshold decides for; -1 for a row of NaN. Shape: (pairs,)."""

@@ -11,6 +11,7 @@ from searchtune.models.adapters import add_lora
 from searchtune.models.pairs import pair_store
 from searchtune.models.reranker import YES_NO_TEMPLATE, Reading, head_modules, load_reranker
 from searchtune.specs.recipe import LoraMethod
+from unit.models.causal import write_byte_causal
 
 CPU = torch.device("cpu")
 QUERIES = ["a b c", "d"]
@@ -44,6 +45,17 @@ def test_scores_are_the_librarys(request, model):
         inputs = tokenizer(query, doc, truncation=True, max_length=64, return_tensors="pt")
         with torch.no_grad():
             assert float(reranker.backbone(**inputs).logits) == pytest.approx(ours, abs=1e-5)
+
+
+def test_a_decoder_whose_padding_is_not_entry_0_reads_the_last_token(tmp_path):
+    """It finds the last token by the padding's id: padded with another, a pair's score would depend on its batch."""
+    reranker = loaded(write_byte_causal(tmp_path), max_tokens=64, head="classifier")
+    assert reranker.backbone.config.pad_token_id == reranker.tokenizer.pad_token_id == 2
+    store = pair_store(reranker.tokenizer, QUERIES, DOCUMENTS, reranker.form)
+    pairs = [(query, doc) for query in range(2) for doc in range(3)]
+    alone = [reranker.score_chunk(store.chunk(np.array([q]), np.array([d]), CPU)).item() for q, d in pairs]
+    padded = reranker.score_chunk(store.chunk(*np.array(pairs).T, CPU))
+    assert np.abs(np.array(alone) - padded.detach().numpy()).max() < 1e-5
 
 
 def test_a_new_head_is_drawn_from_the_seed(tiny_model):

@@ -35,6 +35,8 @@ class PairSource(Spec):
     grade 0."""
     max_queries: Positive | None = None
     """Only so many of the queries, chosen by the hash of their ids."""
+    max_pairs: Positive | None = None
+    """Only so many of the pairs, chosen by the hash of their ids: a random sample that stays the same."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -11,7 +11,6 @@ from accelerate import PartialState
 
 from searchtune.data.judging import UNJUDGED, JudgePairs, balanced_sample, split_by_query
 from searchtune.data.near import near_groups
-from searchtune.data.splits import hash_share
 from searchtune.errors import DataError, LeakError
 from searchtune.evaluation.judge_report import JudgeReport
 from searchtune.metrics.grade_calibration import GradeCalibration, best_threshold, fit_grade_calibration
@@ -35,7 +34,7 @@ from searchtune.workflows.adapter import Verification
 from searchtune.workflows.judge_agree import AgreementPlan, agree
 from searchtune.workflows.judge_finish import TrainedJudge, write_judge
 from searchtune.workflows.judge_job import JobPlan, run_job
-from searchtune.workflows.judge_pairs import fingerprint_of, open_pairs
+from searchtune.workflows.judge_pairs import fingerprint_of, open_pairs, sampled
 from searchtune.workflows.open_judge import open_judge, settle_rubric
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.run_folder import settle_run
@@ -139,7 +138,7 @@ def _open_training(recipe: JudgeRecipe, rubric: Rubric, leaks: Leaks, progress: 
     if recipe.test is not None:
         pairs = _without_leaks(pairs, open_pairs(recipe.test, top=rubric.top), leaks, progress)
     parts = split_by_query(pairs, {"train": 1 - recipe.dev.share, "dev": recipe.dev.share}, seed=0)
-    train, dev = parts["train"], _at_most(parts["dev"], recipe.dev.max_examples)
+    train, dev = parts["train"], sampled(parts["dev"], recipe.dev.max_examples)
     if recipe.per_grade is not None:
         train = balanced_sample(train, recipe.per_grade, seed=recipe.seed)
     counts = ", ".join(f"{int((train.grades == grade).sum()):,} of {grade}" for grade in range(rubric.top + 1))
@@ -162,12 +161,6 @@ def _without_leaks(pairs: JudgePairs, test: JudgePairs, leaks: Leaks, progress: 
         )
     progress.note(f"{int(shared.sum())} training queries are also test queries ({leaks})")
     return pairs if leaks == "allow" else pairs.select(~shared[pairs.queries])
-
-
-def _at_most(pairs: JudgePairs, count: int) -> JudgePairs:
-    """Pairs chosen by the hash of their ids, so that they stay the same whatever else is there."""
-    order = sorted(range(len(pairs)), key=lambda i: hash_share(" ".join(pairs.ids(i))))
-    return pairs.select(np.array(order[:count], dtype=np.int64))
 
 
 def _prompts(recipe: JudgeRecipe, pairs: JudgePairs, rubric: Rubric) -> list[Conversation]:

@@ -30,6 +30,8 @@ def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
     if source.max_queries is not None:
         order = sorted(range(len(pairs.query_ids)), key=lambda i: hash_share(pairs.query_ids[i]))
         pairs = pairs.select(np.isin(pairs.queries, order[: source.max_queries]))
+    if source.max_pairs is not None:
+        pairs = sampled(pairs, source.max_pairs)
     if not len(pairs):
         raise DataError(f"{source.task or source.file}: no pair to judge" + " (no holes)" * source.holes)
     if int(pairs.grades.max()) > top:
@@ -38,6 +40,12 @@ def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
             "choose a rubric of the same scale"
         )
     return pairs
+
+
+def sampled(pairs: JudgePairs, count: int) -> JudgePairs:
+    """At most so many of the pairs, chosen by the hash of their ids: whatever else is there, the same ones."""
+    order = sorted(range(len(pairs)), key=lambda i: hash_share(" ".join(pairs.ids(i))))
+    return pairs.select(np.array(order[:count], dtype=np.int64))
 
 
 def fingerprint_of(pairs: JudgePairs) -> str:

@@ -139,6 +139,7 @@ class Reranker(nn.Module):
             scores: Tensor = self.backbone.classifier(pooled)[:, 0]
             return scores.float()
         segments = {} if chunk.segments is None else {"token_type_ids": chunk.segments}
+        assert chunk.ids is not None
         ids = chunk.ids.masked_fill(chunk.mask == 0, self.backbone.config.pad_token_id)  # decoders look for it there
         scores = self.backbone(input_ids=ids, attention_mask=chunk.mask, **segments).logits[:, 0]
         return scores.float()

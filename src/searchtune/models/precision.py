@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from searchtune.models.freed_memory import keep_freed_memory
 from searchtune.storage.derived import recall, remember
 
 if TYPE_CHECKING:
@@ -84,12 +85,15 @@ def bf16_speedup(device_type: str) -> float:
 
 
 def pick_device() -> torch.device:
-    """The accelerator if torch sees one, else the CPU."""
+    """The accelerator if torch sees one, else the CPU, where freed memory is then kept (see `freed_memory`)."""
     import torch
 
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    keep_freed_memory()
+    return torch.device("cpu")
 
 
 def device_type() -> str:

@@ -7,8 +7,8 @@ weights (cascade attention, as in FlashInfer, Ye et al. 2025). Norms, rotations 
 over memory. Linear layers and embeddings are the model's own modules, so LoRA, 4 bits and changed weights need no care,
 and no weight is copied.
 
-It serves inference alone. `LlamaShortcut` hands one out only where it gives the library's states on a probe, and None for
-everything else: another architecture or device, sliding windows, hooks.
+It serves inference alone. `LlamaShortcut` hands one out only where it gives the library's states on a probe, and None
+for everything else: another architecture or device, sliding windows, hooks.
 """
 
 from __future__ import annotations

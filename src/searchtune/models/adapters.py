@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.models.encoder import HasBackbone
 from searchtune.models.layers import layer_stack
+from searchtune.models.quantisation import unpacked
 from searchtune.models.quiet import quiet
 from searchtune.specs.recipe import LoraMethod
 
@@ -90,7 +92,7 @@ def add_lora(
 
     The modules named in `head` are trained whole, in float32, and saved with the adapter: without that peft leaves a
     new head frozen, random and unsaved. `fused` lets layers without dropout multiply once, see `_FusedLora`; a layer in
-    4 bits never does.
+    4 bits does so on a CPU.
 
     Raises:
         ConfigError: a target module that no layer has, or more top layers than there are.
@@ -119,10 +121,13 @@ def add_lora(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapter = Adapter(_in_float32(get_peft_model(model.backbone, config, adapter_name=ADAPTER)))
+    fused = fused and not method.dropout and not method.dora
     for layer in _lora_layers(model):
         layer.train()
-        if fused and not method.dropout and not method.dora and type(layer) is LoraLinear:
+        if fused and type(layer) is LoraLinear:
             layer.forward = MethodType(_fused_forward, layer)  # type: ignore[method-assign]
+    for adapted in _lora_in_4_bits(model) if fused else ():
+        adapted.forward = MethodType(_fused_nf4_forward, adapted)
     return adapter
 
 
@@ -136,6 +141,13 @@ def copied_weights(backbone: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 
 def _lora_layers(model: HasBackbone) -> list[LoraLinear]:
     return [module for module in model.backbone.modules() if isinstance(module, LoraLinear)]
+
+
+def _lora_in_4_bits(model: HasBackbone) -> list[Any]:
+    """LoRA around matrices in 4 bits on a CPU."""
+    layers = (module for module in model.backbone.modules() if isinstance(module, LoraLayer))
+    weights = ((layer, layer.get_base_layer().weight) for layer in layers)
+    return [layer for layer, weight in weights if hasattr(weight, "quant_state") and weight.device.type == "cpu"]
 
 
 def _in_float32(model: PeftModel) -> PeftModel:
@@ -155,7 +167,8 @@ class _FusedLora(torch.autograd.Function):
 
     Written out, LoRA costs three products and several copies a layer forward and more backward; with W frozen, one
     full-size product forward and one backward are enough, and the four products of the gradient are as thin as the
-    rank. Where A is frozen (LoRA-FA), what A makes of `x` is kept in its place.
+    rank. Where A is frozen (LoRA-FA), what A makes of `x` is kept in its place. `merged` gives W + s B A; a matrix in 4
+    bits is unpacked for it anew each time, forward and backward, so that no layer's is held longer than it is used.
     """
 
     @staticmethod
@@ -163,18 +176,18 @@ class _FusedLora(torch.autograd.Function):
         x, merged, bias, a, b, scale = args
         frozen = ctx.needs_input_grad[4] and not ctx.needs_input_grad[3]
         kept = x.reshape(-1, x.shape[-1]) @ a.to(x.dtype).T if frozen else x  # (tokens, rank) instead of (tokens, in)
-        ctx.save_for_backward(kept, merged, a, b)
-        ctx.scale, ctx.frozen = scale, frozen
-        return nn.functional.linear(x, merged, bias)
+        ctx.save_for_backward(kept, a, b)
+        ctx.merged, ctx.scale, ctx.frozen = merged, scale, frozen
+        return nn.functional.linear(x, merged(), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kept, merged, a, b = ctx.saved_tensors
+        kept, a, b = ctx.saved_tensors
         (grad,) = grads
-        grad_x = grad @ merged if ctx.needs_input_grad[0] else None
+        grad_x = grad @ ctx.merged() if ctx.needs_input_grad[0] else None
         flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), kept.reshape(-1, kept.shape[-1])  # (tokens, ...) both
         low_x = flat_x if ctx.frozen else flat_x @ a.to(kept.dtype).T  # (tokens, rank)
-        grad_b = ctx.scale * (flat_grad.T @ low_x).to(b.dtype)
+        grad_b = ctx.scale * (low_x.T @ flat_grad).T.to(b.dtype)  # wide on the right: 2/3 of the other order's time
         if ctx.frozen:
             return grad_x, None, None, None, grad_b, None
         low_grad = flat_grad @ b.to(kept.dtype)  # (tokens, rank)
@@ -194,9 +207,24 @@ def _fused_forward(layer: LoraLinear, x: Tensor, *_: Any, **__: Any) -> Tensor:
     version = (a._version, b._version)
     cached = getattr(layer, "_searchtune_merged", None)
     if cached is None or cached[0] != version:
-        with torch.no_grad():
-            merged = (base.weight.float() + scale * (b.float() @ a.float())).to(base.weight.dtype)
-        cached = (version, merged)
+        cached = (version, _merged(base.weight, a, b, scale))
         layer._searchtune_merged = cached  # type: ignore[assignment]
     apply: Callable[..., Tensor] = _FusedLora.apply
-    return apply(x, cached[1], base.bias, a, b, scale)
+    return apply(x, lambda: cached[1], base.bias, a, b, scale)
+
+
+def _fused_nf4_forward(layer: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """The same for a matrix in 4 bits on a CPU, which is merged after it is unpacked: no copy is kept."""
+    if layer.disable_adapters:
+        bare: Tensor = layer.base_layer(x)
+        return bare
+    a, b, base = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.base_layer
+    scale = layer.scaling[ADAPTER]
+    apply: Callable[..., Tensor] = _FusedLora.apply
+    return apply(x, lambda: _merged(unpacked(base).to(x.dtype), a, b, scale), base.bias, a, b, scale)
+
+
+@torch.no_grad()
+def _merged(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """W + s B A in one pass over W. Shape: (out, in), (rank, in), (out, rank) -> (out, in)."""
+    return torch.addmm(weight, b.to(weight.dtype), a.to(weight.dtype), alpha=scale)

@@ -25,6 +25,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from searchtune.errors import ModelError
 from searchtune.models.encoder import Attention, train_adapter
+from searchtune.models.fast_llama import LlamaShortcut
 from searchtune.models.inputs import Chunk, TokenStore, length_sorted_chunks
 from searchtune.models.prefixes import SharedTexts, find_shared, parts
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
@@ -69,6 +70,7 @@ class CausalLM(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.tokenizer = tokenizer
+        self._fast = LlamaShortcut()
 
     @property
     def device(self) -> torch.device:
@@ -128,6 +130,9 @@ class CausalLM(nn.Module):
         texts = len(chunk.mask)
         states = self._states(chunk, None if prefix is None else prefix.cache(texts), prefix)
         last = states[torch.arange(texts, device=states.device), chunk.mask.sum(1) - 1]  # (texts, dim)
+        return self._read_out(last, token_ids, normalised)
+
+    def _read_out(self, last: Tensor, token_ids: Sequence[int], normalised: bool) -> Tensor:
         logits = self.entry_logits(last, token_ids)
         return logits - self.entry_logits(last).logsumexp(1, keepdim=True) if normalised else logits
 
@@ -177,7 +182,8 @@ class CausalLM(nn.Module):
 
         `groups` gives each of these texts a number. What all texts begin with is then computed once, and after it what
         the texts of one number, such as the documents of one query, begin with. The tokens run are the same, so only
-        rounding differs. A chunk holds at most `tokens_per_chunk` tokens, those of prefixes included.
+        rounding differs. A chunk holds at most `tokens_per_chunk` tokens, those of prefixes included. On a CPU
+        `fast_llama` reads the models that it knows.
 
         Shape: groups (texts,) -> (texts, len(token_ids)).
 
@@ -199,6 +205,11 @@ class CausalLM(nn.Module):
                 result[places[rows]] = logits.cpu().numpy()
 
         with evaluating(self):
+            fast = self._fast.of(self.backbone)
+            if fast is not None:
+                for places, last in fast.last_states(store, texts, shared, tokens_per_chunk):
+                    result[places] = self._read_out(last, token_ids, normalised).cpu().numpy()
+                return result
             top = self.read_prefix(store.ids[store.offsets[texts[0]] :][: shared.top]) if shared.top else None
             for heads in shared.windows:
                 prefix = self.read_prefixes(heads.store.chunk(np.arange(len(heads.store.lengths)), self.device), top)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from searchtune.errors import MissingExtraError, ModelError
@@ -54,6 +54,14 @@ def quantised_layers(model: nn.Module) -> dict[str, Any]:
     from bitsandbytes.nn.modules import Linear4bit
 
     return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+
+
+def unpacked(layer: Any) -> Tensor:
+    """The matrix of a 4-bit linear layer, in the type that it had before. Shape: (out, in)."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return weight
 
 
 def keep_trainable(model: nn.Module) -> None:

@@ -19,6 +19,12 @@ CPU = torch.device("cpu")
 ENTRIES = [7, 90, 3, 90]
 
 
+@pytest.fixture(autouse=True)
+def library_alone(monkeypatch):
+    """What is tested here is the way by the library's forward pass; `test_fast_llama.py` tests the other."""
+    monkeypatch.setattr("searchtune.models.fast_llama.LlamaShortcut.of", lambda *_: None)
+
+
 def load(folder, dtype=torch.float32, **options) -> CausalLM:
     return load_causal_lm(folder, dtype=dtype, device=CPU, **options)
 

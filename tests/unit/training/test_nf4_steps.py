@@ -31,3 +31,23 @@ def test_an_evaluation_between_two_steps_changes_no_gradient(tiny_llm, dtype, me
     for name, gradient in found[0].items():
         assert gradient.abs().max() > 0, name
         assert torch.equal(gradient, found[1][name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_fused_layer_is_pefts_layer(tiny_llm, dtype):
+    model, _ = open_llm(tiny_llm, LoraMethod(rank=4, alpha=8), dtype=dtype, quantise="nf4")
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    assert len(layers) > 10
+    for layer in layers:
+        assert "forward" in vars(layer)
+        found = []
+        for forward in (layer.forward, lambda x, layer=layer: type(layer).forward(layer, x)):
+            trained = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+            width = trained[0].shape[1]
+            x = torch.randn(3, 5, width, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+            out = forward(x)
+            weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+            found.append((out.detach(), *torch.autograd.grad((out.float() * weights).sum(), [x, *trained])))
+        for left, right in zip(*found, strict=True):
+            assert left.dtype == right.dtype
+            assert (left - right).norm() <= (2e-2 if dtype == torch.bfloat16 else 1e-5) * right.norm()

@@ -263,8 +263,7 @@ class _Sitting:
             size = min(_MOST, max(_FIRST, round(len(window) * _SECONDS / max(ended - started, 1e-3))))
             pace = done / max(ended - began, 1e-3)
             spent = "" if self.judge.price is None else f", {self.spent:.2f} spent"
-            left = _left((len(waiting) - done) / pace)
-            self.progress.step(known + done, len(texts), f"{pace:.1f} pairs/s, {left} left{spent}")
+            self.progress.step(known + done, len(texts), f"{pace:.1f} pairs/s{spent}")
 
     def _keep(self, window: Sequence[tuple[str, str]]) -> None:
         queries, passages = [query for query, _ in window], [passage for _, passage in window]
@@ -382,9 +381,3 @@ def _write(job: Job, max_unreadable: float) -> None:
             f"{job.folder}: {missing:,} of {len(judgments):,} pairs have no grade, more than {max_unreadable:.0%}; "
             f"most often ({count:,}): {why}. What was read is in {JUDGMENTS_FILE}"
         )
-
-
-def _left(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

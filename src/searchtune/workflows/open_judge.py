@@ -21,7 +21,7 @@ from searchtune.prompts.judge import VERSIONS, Style, judge_conversation
 from searchtune.prompts.replies import parse_grade
 from searchtune.prompts.rubrics import BINARY, Rubric, find_rubric, own_rubric
 from searchtune.specs.card import CARD_FILE, LlmCard, RerankerCard, adapter_folder
-from searchtune.specs.circularity import ModelFacts, refuse_circular
+from searchtune.specs.circularity import ModelFacts
 from searchtune.specs.judge import OwnRubric
 from searchtune.types import FloatArray64
 
@@ -139,23 +139,21 @@ def open_remote_judge(endpoint: Endpoint, budget: Budget, rubric: Rubric, style:
     )
 
 
-def check_judge(judge: OpenJudge, made_by: Sequence[str], *, allow: bool = False) -> tuple[str, ...]:
-    """Refuse a judge that made or taught what it is to judge; words on others of its kind.
-
-    `made_by` are adapter folders (or their runs').
+def makers(adapters: Sequence[str]) -> dict[str, list[ModelFacts]]:
+    """Kind of adapter -> those adapters, given by their folders (or their runs'), that made or taught what is judged.
 
     Raises:
-        ConfigError: the judge is one of them, and not allowed to be.
+        ArtifactError: a folder is no adapter.
     """
-    used: dict[str, list[ModelFacts]] = {}
-    for name in made_by:
-        from searchtune.models.cards import read_any_card
-        from searchtune.models.identity import adapter_sha256
+    from searchtune.models.cards import read_any_card
+    from searchtune.models.identity import adapter_sha256
 
+    used: dict[str, list[ModelFacts]] = {}
+    for name in adapters:
         folder = adapter_folder(name)
         card = read_any_card(folder)
         used.setdefault(card.kind, []).append(ModelFacts(name, card.base_weights_sha256, adapter_sha256(folder)))
-    return refuse_circular(judge.facts, used, allow=allow)
+    return used
 
 
 def _ask(

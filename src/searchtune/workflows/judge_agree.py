@@ -92,7 +92,7 @@ def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> Judg
     write_judge_report(report, out / REPORT_FILE)
     write_judge_page(report, out / PAGE_FILE)
     if plan.headline in jobs:
-        write_review(_review(plan.headline, jobs[plan.headline], pairs), out / REVIEW_FILE)
+        write_review(_review(plan.headline, jobs[plan.headline], pairs, min_grade), out / REVIEW_FILE)
     return report
 
 
@@ -150,8 +150,13 @@ def _stem(file: Path) -> str:
     return Path(file).name.split(".")[0]
 
 
+def _coarser(job: Job, human: IntArray, min_grade: int) -> bool:
+    """Whether a judge only says relevant or not, where people use more grades."""
+    return len(job.calibration.shifts) == _TWO and (min_grade > 1 or int(human.max()) >= _TWO)
+
+
 def _labels(job: Job, human: IntArray, min_grade: int) -> JudgeLabels:
-    binary = len(job.calibration.shifts) == _TWO and (min_grade > 1 or human.max() >= _TWO)
+    binary = _coarser(job, human, min_grade)
     facts = job.facts
     missing = [
         reason or "no grade"
@@ -235,13 +240,15 @@ def _scored(
     return found
 
 
-def _review(name: str, job: Job, pairs: JudgePairs) -> Review:
-    rubric = _rubric(job)
-    shares = job.calibrated
+def _review(name: str, job: Job, pairs: JudgePairs, min_grade: int) -> Review:
+    """The pairs side by side; people's grades as relevant or not where the judge says no more."""
+    rubric, shares, human = _rubric(job), job.calibrated, pairs.grades
+    if _coarser(job, human, min_grade):
+        human = np.where(human == UNJUDGED, UNJUDGED, human >= min_grade).astype(np.int64)
     said = [
         ReviewPair(
             *(pairs.ids(i)[0], pairs.texts(i)[0], pairs.ids(i)[1], pairs.texts(i)[1]),
-            first=None if pairs.grades[i] == UNJUDGED else int(pairs.grades[i]),
+            first=None if human[i] == UNJUDGED else int(human[i]),
             second=None if grade < 0 else grade,
             second_probabilities=None if grade < 0 else [float(share) for share in shares[i]],
             reason=job.reasons[i],

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from searchtune.data.judging import TOP_GRADE, UNJUDGED, JudgePairs, joined_pairs, read_pairs, write_pairs
+from searchtune.data.judging import TOP_GRADE, UNJUDGED, JudgePairs, PairFields, joined_pairs, read_pairs, write_pairs
 from searchtune.data.judgments import write_judgment_qrels, write_judgments
 from searchtune.errors import ConfigError, DataError, SearchtuneError
 from searchtune.metrics.grade_calibration import GradeCalibration, plain_calibration
@@ -358,7 +358,8 @@ def open_job(folder: Path | str) -> Job:
         raise DataError(
             f"{folder / JOB_FILE}: cannot be read ({error}); name the folder of a finished `searchtune judge run`"
         ) from error
-    pairs, journal = read_pairs(folder / PAIRS_FILE, top=TOP_GRADE), JournalView(folder / JOURNAL_FILE)
+    pairs = read_pairs(folder / PAIRS_FILE, PairFields(others="judges"), top=TOP_GRADE)
+    journal = JournalView(folder / JOURNAL_FILE)
     size = len(calibration.shifts)
     found = [_reading(journal, _key(*pairs.texts(i)), size) for i in range(len(pairs))]
     kinds: dict[str, FloatArray64] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ class Oracle:
 
     def opened(self, **changes):
         facts = ModelFacts(self.name, "base of " + self.name)
-        settings = {"calibration": None, **changes}
-        return OpenJudge(self.name, self.rubric, "short", {"what": self.name}, facts, self.read, **settings)
+        opened = OpenJudge(self.name, self.rubric, "short", {"what": self.name}, facts, self.read)
+        return replace(opened, **changes)
 
 
 def write_rows(path: Path, *, queries=6, docs=8, top=3, graded=True, others=False) -> Path:

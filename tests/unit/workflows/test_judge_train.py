@@ -1,6 +1,7 @@
 """Training a judge, tiny: what it writes, how it resumes, what it refuses; and opening every kind of judge."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import pytest
 import support
 from searchtune.data.judging import read_pairs
 from searchtune.errors import ArtifactError, ConfigError, DataError, LeakError, ModelError
+from searchtune.evaluation.judging import build_judge_report
 from searchtune.models.cards import read_any_card
 from searchtune.prompts.rubrics import BINARY, UMBRELA
 from searchtune.specs.base import parse_spec
 from searchtune.specs.judge import JudgeRecipe
 from searchtune.training.fit import TrainingInterrupted
 from searchtune.workflows import judge as judge_module
-from searchtune.workflows import judge_finish
+from searchtune.workflows import judge_agree, judge_finish
 from searchtune.workflows.adapter import verify_adapter
 from searchtune.workflows.judge import train_judge
 from searchtune.workflows.judge_job import JobPlan, open_job, run_job
@@ -37,6 +39,7 @@ SMALL = {
 def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judge_finish, "verify_in_fresh_process", verify_adapter)
+        patch.setattr(judge_agree, "build_judge_report", partial(build_judge_report, rounds=200))
         yield
 
 

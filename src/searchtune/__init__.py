@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from searchtune.errors import ConfigError as ConfigError
     from searchtune.errors import DataError as DataError
     from searchtune.errors import SearchtuneError as SearchtuneError
+    from searchtune.evaluation.judge_report import JudgeReport as JudgeReport
+    from searchtune.evaluation.judge_report import read_judge_report as read_judge_report
     from searchtune.evaluation.report import Report as Report
     from searchtune.evaluation.report import read_report as read_report
     from searchtune.evaluation.table import render_report as render_report
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
     from searchtune.pipeline import Search as Search
     from searchtune.retrieval.cache import EmbeddingCache as EmbeddingCache
     from searchtune.specs.card import AdapterCard as AdapterCard
+    from searchtune.specs.card import LlmCard as LlmCard
     from searchtune.specs.card import RerankerCard as RerankerCard
+    from searchtune.specs.judge import JudgeRecipe as JudgeRecipe
     from searchtune.specs.recipe import EmbedRecipe as EmbedRecipe
     from searchtune.specs.rerank import RerankRecipe as RerankRecipe
     from searchtune.specs.suite import SuiteSpec as SuiteSpec
     from searchtune.specs.task import TaskSpec as TaskSpec
     from searchtune.types import Collection as Collection
+    from searchtune.types import Judgment as Judgment
     from searchtune.types import Qrels as Qrels
     from searchtune.types import RankExample as RankExample
     from searchtune.types import Run as Run
@@ -38,7 +43,10 @@ if TYPE_CHECKING:
     from searchtune.workflows.embed import train_embedding as train_embedding
     from searchtune.workflows.evaluate import load_suite as load_suite
     from searchtune.workflows.evaluate import run_suite as run_suite
+    from searchtune.workflows.judge import JudgeResult as JudgeResult
+    from searchtune.workflows.judge import train_judge as train_judge
     from searchtune.workflows.pipeline import open_search as open_search
+    from searchtune.workflows.recipes import load_judge_recipe as load_judge_recipe
     from searchtune.workflows.recipes import load_recipe as load_recipe
     from searchtune.workflows.recipes import load_rerank_recipe as load_rerank_recipe
     from searchtune.workflows.rerank import RerankResult as RerankResult
@@ -55,10 +63,15 @@ _HOMES = {
     "ConfigError": "searchtune.errors",
     "DataError": "searchtune.errors",
     "EmbedRecipe": "searchtune.specs.recipe",
-    "EmbeddingCache": "searchtune.retrieval.cache",
     "EmbedResult": "searchtune.workflows.embed",
+    "EmbeddingCache": "searchtune.retrieval.cache",
     "Estimate": "searchtune.metrics.significance",
     "Hit": "searchtune.workflows.search",
+    "JudgeRecipe": "searchtune.specs.judge",
+    "JudgeReport": "searchtune.evaluation.judge_report",
+    "JudgeResult": "searchtune.workflows.judge",
+    "Judgment": "searchtune.types",
+    "LlmCard": "searchtune.specs.card",
     "Qrels": "searchtune.types",
     "RankExample": "searchtune.types",
     "Report": "searchtune.evaluation.report",
@@ -72,6 +85,7 @@ _HOMES = {
     "TaskSpec": "searchtune.specs.task",
     "Verification": "searchtune.workflows.adapter",
     "encode_file": "searchtune.workflows.search",
+    "load_judge_recipe": "searchtune.workflows.recipes",
     "load_recipe": "searchtune.workflows.recipes",
     "load_rerank_recipe": "searchtune.workflows.recipes",
     "load_suite": "searchtune.workflows.evaluate",
@@ -79,12 +93,14 @@ _HOMES = {
     "merge_adapter": "searchtune.workflows.adapter",
     "open_collection": "searchtune.data.tasks",
     "open_search": "searchtune.workflows.pipeline",
+    "read_judge_report": "searchtune.evaluation.judge_report",
     "read_report": "searchtune.evaluation.report",
     "render_report": "searchtune.evaluation.table",
     "run_suite": "searchtune.workflows.evaluate",
     "score": "searchtune.metrics.ranking",
     "search_collection": "searchtune.workflows.search",
     "train_embedding": "searchtune.workflows.embed",
+    "train_judge": "searchtune.workflows.judge",
     "train_reranker": "searchtune.workflows.rerank",
     "verify_adapter": "searchtune.workflows.adapter",
 }

@@ -71,7 +71,9 @@ def test_every_recipe_is_valid(path):
     stage = path.relative_to(ROOT / "configs").parts[0]
     recipe = parse_spec(RECIPES[stage], read_yaml(path), relative(path))
     assert recipe.kind == stage
-    assert find_asset("tasks", recipe.task).is_relative_to(ROOT / "tasks")
+    sources = [recipe.train, recipe.test] if isinstance(recipe, JudgeRecipe) else [recipe]
+    for task in (source.task for source in sources if source is not None):
+        assert task is None or find_asset("tasks", task).is_relative_to(ROOT / "tasks")
     assert path.read_text(encoding="utf-8").startswith("#"), "a recipe opens with a comment: its launch command"
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
+from searchtune.cli.judge_run import AllowCircular, Json, MadeBy, Unreadable, run, show_job
 
 if TYPE_CHECKING:
     from searchtune.evaluation.judge_report import JudgeReport
     from searchtune.types import Judgment
-    from searchtune.workflows.open_judge import OpenJudge
+    from searchtune.workflows.judge_job import Job
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Train a judge of relevance, judge pairs, compare with people, calibrate, hand pairs out.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Human = Annotated[
     Path | None, typer.Option(help="Labels of people (JSONL, CSV or Label Studio) in place of those in the job.")
 ]
@@ -66,102 +66,20 @@ def train(
     typer.echo(f"adapter  {result.adapter}")
 
 
-@app.command()
-def run(
-    judge: Annotated[
-        str, typer.Argument(help="A judge's or reranker's adapter, a language model, or a remote model's name.")
-    ],
-    out: Annotated[Path, typer.Option(help="The job's folder; a job that is there goes on.")],
-    pairs: Annotated[
-        str | None, typer.Option(metavar="FILE", help="JSONL with query_id, query, doc_id and passage a line.")
-    ] = None,
-    grade_field: Annotated[str, typer.Option(help="Its field with the people's grade; empty: none.")] = "human",
-    judges_field: Annotated[str | None, typer.Option(help="Its field with other judges' grades.")] = None,
-    task: Annotated[str | None, typer.Option(help="A task instead: its labelled pairs, or --run.")] = None,
-    split: Annotated[str, typer.Option(help="The task's labels.")] = "test",
-    runs: Annotated[
-        list[str] | None, typer.Option("--run", metavar="FILE", help="Judge the top of a TREC run; may be repeated.")
-    ] = None,
-    depth: Annotated[int, typer.Option(min=1, help="How much of it.")] = 10,
-    holes: Annotated[bool, typer.Option("--holes", help="Only pairs that nobody has judged.")] = False,
-    rubric: Annotated[str | None, typer.Option(help="umbrela or binary, for a model without an adapter.")] = None,
-    style: Annotated[str | None, typer.Option(help="brief, short or full: how much the prompt says.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="What `judge calibrate` wrote.")] = None,
-    quantise: Annotated[str | None, typer.Option(help="none or nf4, for a model without an adapter.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")] = None,
-    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Ask an OpenAI-compatible address.")] = None,
-    key_variable: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The environment variable of its key.")
-    ] = None,
-    logprobs: Annotated[
-        bool, typer.Option("--logprobs/--no-logprobs", help="Read grades off its log-probabilities, or its words.")
-    ] = True,
-    max_cost: Annotated[float | None, typer.Option(min=0, help="Stop when so much is spent (needs --prices).")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=0, help="Stop when so many tokens are used.")] = None,
-    prices: Annotated[tuple[float, float], typer.Option(help="Prices of a million tokens, in and out.")] = (0.0, 0.0),
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Judge part I of N, counted from 1.")] = "1/1",
-    canaries: Annotated[int, typer.Option(min=0, help="How many pairs are judged with a canary in them too.")] = 110,
-    max_unreadable: Annotated[float, typer.Option(min=0, max=1, help="Fail above this share without a grade.")] = 0.05,
-    used: Annotated[
-        list[str] | None,
-        typer.Option("--made-by", metavar="ADAPTER", help="An adapter that made or taught what is judged; repeatable."),
-    ] = None,
-    allow_circular: Annotated[
-        bool, typer.Option("--allow-circular", help="Judge even what the judge itself made or taught.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Draws the canaries and the mark around passages.")] = 13,
-    as_json: Json = False,
-) -> None:
-    """Judge pairs; a job that was stopped at any moment goes on where it was."""
-    from searchtune.cli.progress import RichProgress
-    from searchtune.specs.base import parse_spec
-    from searchtune.specs.judge import PairSource
-    from searchtune.workflows.judge_calibrate import read_calibration
-    from searchtune.workflows.judge_job import JobPlan, run_job
-    from searchtune.workflows.judge_pairs import open_pairs
-    from searchtune.workflows.open_judge import check_judge
-
-    opened = _opened(
-        judge, rubric, style, quantise, base, endpoint=endpoint, key_variable=key_variable, logprobs=logprobs,
-        budget=(max_tokens, max_cost, *prices),
-    )  # fmt: skip
-    source = parse_spec(
-        PairSource,
-        {
-            "file": pairs, "grade_field": grade_field or None, "judges_field": judges_field, "task": task,
-            "split": split, "runs": runs or [], "depth": depth, "holes": holes,
-        },
-        "judge run",
-    )  # fmt: skip
-    for warning in check_judge(opened, used or [], allow=allow_circular):
-        typer.echo(f"note: {warning}", err=True)
-    plan = JobPlan(
-        canaries,
-        _shard(shard),
-        max_unreadable,
-        None if calibration is None else read_calibration(calibration),
-        seed,
-    )
-    try:
-        with RichProgress() as progress:
-            top = 9 if opened.style is None else opened.rubric.top
-            job = run_job(opened, open_pairs(source, top=top), out, plan, progress=progress)
-    finally:
-        opened.close()
-    _show_job(job, as_json)
+app.command()(run)
 
 
 @app.command()
 def merge(
     shards: Annotated[list[Path], typer.Argument(help="Folders of finished shards.")],
     out: Annotated[Path, typer.Option(help="The folder of the whole job.")],
-    max_unreadable: Annotated[float, typer.Option(min=0, max=1, help="Fail above this share without a grade.")] = 0.05,
+    max_unreadable: Unreadable = 0.05,
     as_json: Json = False,
 ) -> None:
     """Join the shards of a job."""
     from searchtune.workflows.judge_job import merge_jobs
 
-    _show_job(merge_jobs(shards, out, max_unreadable=max_unreadable), as_json)
+    show_job(merge_jobs(shards, out, max_unreadable=max_unreadable), as_json)
 
 
 @app.command()
@@ -182,25 +100,32 @@ def agree(
         list[Path] | None, typer.Option("--run", help="TREC runs of systems, ranked by people's and judges' labels.")
     ] = None,
     metric: Annotated[str, typer.Option(help="By which metric they are ranked.")] = "ndcg@10",
+    made_by: MadeBy = None,
+    allow_circular: AllowCircular = False,
     as_json: Json = False,
 ) -> None:
     """Measure how far judges agree with people, and write a report and a page to review disagreements."""
-    from searchtune.workflows.judge_agree import AgreementPlan
+    from searchtune.workflows.judge_agree import AgreementPlan, check_circular
     from searchtune.workflows.judge_agree import agree as measure
     from searchtune.workflows.judge_job import open_job
+    from searchtune.workflows.open_judge import makers
 
-    named = [text.partition("=")[::2] if "=" in text else (Path(text).name, text) for text in jobs]
+    named = [text.partition("=")[::2] if "=" in text else (Path(text).resolve().name, text) for text in jobs]
+    if len(dict(named)) < len(jobs) or not all(map(all, named)):
+        raise typer.BadParameter(f"{' '.join(jobs)}: each job needs a name of its own: write NAME=FOLDER")
     opened = {name: open_job(folder) for name, folder in named}
-    if len(opened) < len(jobs):
-        raise typer.BadParameter("two jobs have the same name: write NAME=FOLDER")
+    used = makers(made_by or [])
+    for job in opened.values():
+        for warning in check_circular(job, used, allow=allow_circular):
+            typer.echo(f"note: {warning}", err=True)
     plan = AgreementPlan(
-        headline=next(iter(opened)),
+        headline=named[0][0],
         reference=against,
         others=dict(_other(text) for text in others or []),
         average=average,
         runs=runs or [],
         metric=metric,
-        human=_people(human, next(iter(opened.values())).facts["prompt"]["rubric"]["labels"]),
+        human=_people(human, *opened.values()),
         human_from=human_from,
     )
     report = measure(opened, out, plan)
@@ -223,8 +148,7 @@ def calibrate(
     from searchtune.workflows.judge_job import open_job
 
     opened = open_job(job)
-    said = _people(human, opened.facts["prompt"]["rubric"]["labels"])
-    done = fit(opened, out, human=said, human_from=human_from)
+    done = fit(opened, out, human=_people(human, opened), human_from=human_from)
     if as_json:
         typer.echo(json.dumps({**done.calibration.to_json(), "pairs": done.pairs}, indent=2))
         return
@@ -244,46 +168,22 @@ def export(
     ] = False,
 ) -> None:
     """Hand a job's pairs to people to label; `--human` of the other commands takes the file back."""
-    from searchtune.data.human_labels import write_for_labelling
+    from searchtune.data.human_labels import label_studio_config, write_for_labelling
+    from searchtune.errors import OutputExistsError
+    from searchtune.storage.atomic import write_text
     from searchtune.workflows.judge_job import open_job
 
     opened = open_job(job)
-    labels = opened.facts["prompt"]["rubric"]["labels"]
+    if out.exists():
+        raise OutputExistsError(f"{out} is there and may hold labels: choose another name, or remove it")
+    rubric = opened.facts["prompt"]["rubric"]
     judgments = opened.judgments() if prefill else []
-    write_for_labelling(out, opened.pairs, labels, judgments=judgments, judge=opened.judge)
+    write_for_labelling(out, opened.pairs, rubric["labels"], judgments=judgments, judge=opened.judge)
     typer.echo(f"{len(opened.pairs):,} pairs -> {out}")
-
-
-def _opened(
-    judge: str,
-    rubric: str | None,
-    style: Any,
-    quantise: Any,
-    base: str | None,
-    *,
-    endpoint: str | None,
-    key_variable: str | None,
-    logprobs: bool,
-    budget: tuple[int | None, float | None, float, float],
-) -> OpenJudge:
-    from searchtune.prompts.rubrics import find_rubric
-    from searchtune.workflows.open_judge import open_judge, open_remote_judge
-
-    if endpoint is None:
-        opened = open_judge(judge, base=base, quantise=quantise)
-        return opened.under(None if rubric is None else find_rubric(rubric), style)
-    from searchtune.models.endpoint import Endpoint
-    from searchtune.models.remote import Budget
-
-    address = Endpoint(endpoint, judge, key_variable, top_logprobs=20 if logprobs else 0)
-    return open_remote_judge(address, Budget(*budget), find_rubric(rubric or "umbrela"), style or "full")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, slash, count = text.partition("/")
-    if not (slash and part.isdigit() and count.isdigit() and 1 <= int(part) <= int(count)):
-        raise typer.BadParameter(f"{text!r} is no part of a job; write 1/4 for the first of four", param_hint="--shard")
-    return int(part) - 1, int(count)
+    if out.suffix == ".json":
+        interface = out.with_suffix(".xml")
+        write_text(interface, label_studio_config(rubric["labels"], rubric["meanings"]))
+        typer.echo(f"labelling interface of Label Studio -> {interface}")
 
 
 def _other(text: str) -> tuple[str, int]:
@@ -293,25 +193,17 @@ def _other(text: str) -> tuple[str, int]:
     return name, int(grade)
 
 
-def _people(file: Path | None, labels: list[str]) -> list[Judgment]:
+def _people(file: Path | None, *jobs: Job) -> list[Judgment]:
+    """What people said, by the labels of the job with the most grades; known are only the pairs of the first."""
     from searchtune.data.human_labels import read_human_labels
 
-    return [] if file is None else list(read_human_labels(file, labels).judgments)
-
-
-def _show_job(job: Any, as_json: bool) -> None:
-    facts = job.facts
-    missing = sum(job.unreadable.values())
-    if as_json:
-        typer.echo(json.dumps({"folder": str(job.folder), "unreadable": job.unreadable, **facts}, indent=2))
-        return
-    cost = "" if facts["cost"] is None else f", {facts['cost']:.2f} spent"
-    pace = f"{facts['labels_per_second']:.1f} labels a second"
-    typer.echo(f"{len(job.pairs):,} pairs judged by {job.judge} ({pace}{cost}), {missing:,} without a grade")
-    for reason, count in sorted(job.unreadable.items(), key=lambda item: -item[1])[:5]:
-        typer.echo(f"  {count:,}  {reason}", err=True)
-    typer.echo(f"judgments  {job.folder / 'judgments.jsonl'}")
-    typer.echo(f"qrels      {job.folder / 'qrels.txt'}")
+    if file is None:
+        return []
+    labels = max((job.facts["prompt"]["rubric"]["labels"] for job in jobs), key=len)
+    found = read_human_labels(file, labels, pairs=jobs[0].pairs)
+    if found.unlabelled:
+        typer.echo(f"note: {found.unlabelled:,} pairs in {file} have no label yet", err=True)
+    return list(found.judgments)
 
 
 def _show_report(report: JudgeReport, out: Path) -> None:

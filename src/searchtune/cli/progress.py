@@ -8,7 +8,7 @@ from searchtune.workflows.progress import Progress
 
 
 class RichProgress(Progress):
-    """Stages and notes as lines, training as a bar. Use it as a context manager."""
+    """Stages and notes as lines, steps as a bar that bears its stage's name. Use it as a context manager."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -17,7 +17,7 @@ class RichProgress(Progress):
 
         self._console = Console(stderr=True, highlight=False)
         self._bar = Bar(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
@@ -27,6 +27,7 @@ class RichProgress(Progress):
             console=self._console,
         )
         self._task: Any = None
+        self._stage = "training"
 
     def __enter__(self) -> RichProgress:
         return self
@@ -39,14 +40,18 @@ class RichProgress(Progress):
 
     def stage(self, name: str) -> None:
         self._stop()
+        self._stage = name.partition(" (")[0]
         self._console.print(f"- {name}", style="bold", markup=False, soft_wrap=True)
 
     def step(self, done: int, total: int, text: str) -> None:
         if self._task is None:
             self._bar.start()
-            self._task = self._bar.add_task("training", total=total, text="")
+            self._task = self._bar.add_task(self._stage, total=total, completed=done, text="")
         self._bar.update(self._task, completed=done, text=text)
 
     def _stop(self) -> None:
         if self._bar.live.is_started:  # rich ends a bar that is not running with an empty line
             self._bar.stop()
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None

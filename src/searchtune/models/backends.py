@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,6 +39,24 @@ class LabelReadings:
     """The share of the model's whole distribution that is on no label; NaN where that is not known."""
     prompt_tokens: int
     completion_tokens: int
+
+
+class LabelRow(NamedTuple):
+    """What was read of one conversation, for those who want each as soon as it is there."""
+
+    conversation: int
+    """Its place among those asked."""
+    shares: FloatArray64 | None
+    """The distribution over the labels; None where it could not be read. Shape: (labels,)."""
+    outside: float
+    reason: str | None
+    """Why it could not be read; None where it could."""
+    answered: bool
+    """False where no reply came at all, so that asking again may help."""
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    """Since the reading before; for conversations read together, each one's share of the batch."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from searchtune.errors import ConfigError
-from searchtune.models.backends import LabelReadings, Reply, check_labels
+from searchtune.models.backends import LabelReadings, LabelRow, Reply, check_labels
 from searchtune.models.endpoint import ChatClient, Endpoint, GaveUpError, RemoteError
 from searchtune.models.generation import Sampling
 from searchtune.prompts.chat import Conversation
@@ -76,6 +76,8 @@ class _Answer(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    came: bool = True
+    """Whether anything was replied."""
 
 
 class RemoteBackend:
@@ -136,11 +138,6 @@ class RemoteBackend:
         Raises:
             BudgetError, RemoteError: with what was read before in `done`, its other rows NaN.
         """
-        check_labels(labels)
-        top = self.endpoint.top_logprobs
-        settings: dict[str, Any] = {"max_tokens": 1 if top and not self.parser else _LABEL_TOKENS, "temperature": 0}
-        if top:
-            settings |= {"logprobs": True, "top_logprobs": top}
         rows = np.full((len(conversations), len(labels)), np.nan)
         outside = np.full(len(conversations), np.nan)
         reasons: list[str | None] = ["not asked"] * len(conversations)
@@ -150,15 +147,34 @@ class RemoteBackend:
             return LabelReadings(rows, tuple(reasons), outside, *used)
 
         try:
-            for place, answer in self._answers([{"messages": _messages(c), **settings} for c in conversations]):
-                used[0] += answer.prompt_tokens
-                used[1] += answer.completion_tokens
-                row, outside[place], reasons[place] = self._label_row(answer, labels)
-                rows[place] = np.nan if row is None else row
+            for one in self.stream_labels(conversations, labels):
+                used[0] += one.prompt_tokens
+                used[1] += one.completion_tokens
+                outside[one.conversation], reasons[one.conversation] = one.outside, one.reason
+                rows[one.conversation] = np.nan if one.shares is None else one.shares
         except RemoteError as error:
             error.done = readings()
             raise
         return readings()
+
+    def stream_labels(self, conversations: Sequence[Conversation], labels: Sequence[str]) -> Iterator[LabelRow]:
+        """The same, each reading as soon as it and all before it are there.
+
+        Raises:
+            BudgetError, RemoteError: after all readings that were there by then.
+        """
+        check_labels(labels)
+        top = self.endpoint.top_logprobs
+        settings: dict[str, Any] = {"max_tokens": 1 if top and not self.parser else _LABEL_TOKENS, "temperature": 0}
+        if top:
+            settings |= {"logprobs": True, "top_logprobs": top}
+        before = time.perf_counter()
+        for place, answer in self._answers([{"messages": _messages(c), **settings} for c in conversations]):
+            now = time.perf_counter()
+            shares, outside, reason = self._label_row(answer, labels)
+            used = (answer.prompt_tokens, answer.completion_tokens)
+            yield LabelRow(place, shares, outside, reason, answer.came, *used, now - before)
+            before = now
 
     def complete(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[Reply]:
         """Replies in order; each sample is a question of its own, with its own seed.
@@ -238,7 +254,7 @@ class RemoteBackend:
                 self._unanswered += 1
                 if self._answering is None or self._unanswered >= _IN_A_ROW:
                     raise RemoteError(f"{error}; see that it runs, and run again") from error
-            return _Answer({}, str(error), 0, 0, time.perf_counter() - began)
+            return _Answer({}, str(error), 0, 0, time.perf_counter() - began, came=False)
         prompt_tokens, completion_tokens = self._count(answer)
         choices = answer.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None

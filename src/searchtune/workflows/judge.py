@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import PartialState
@@ -75,6 +75,14 @@ class _Split:
     prompts: list[Conversation]
 
 
+class _Data(NamedTuple):
+    """Pairs of other queries each; no test pairs where the recipe names none."""
+
+    train: _Split
+    dev: _Split
+    test: JudgePairs | None
+
+
 def train_judge(
     recipe: JudgeRecipe,
     out: Path | str,
@@ -100,7 +108,7 @@ def train_judge(
     progress = progress if state.is_main_process else SILENT
     rubric = settle_rubric(recipe.rubric)
     progress.stage("reading the pairs")
-    train, dev = _open_training(recipe, rubric, leaks, progress)
+    train, dev, test = _open_data(recipe, rubric, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
     out = Path(out).expanduser().resolve()
     if state.is_main_process:
@@ -125,25 +133,41 @@ def train_judge(
     verified = write_judge(out / "adapter", trained)
     worst = max(verified.sentence_transformers, verified.peft)
     progress.note(f"reloaded = trained: probe logits differ by {worst:.1e} at most")
-    report = None if recipe.test is None else _measure(recipe, recipe.test, out, dev.pairs, rubric, progress)
+    report = None if test is None else _measure(recipe, root, test, out, dev.pairs, progress)
     return JudgeResult(out, out / "adapter", log, calibration, verified, report)
 
 
-def _open_training(recipe: JudgeRecipe, rubric: Rubric, leaks: Leaks, progress: Progress) -> tuple[_Split, _Split]:
-    """Training and dev pairs, put as prompts."""
-    pairs = open_pairs(recipe.train, top=rubric.top)
-    pairs = pairs.select(pairs.grades != UNJUDGED)
-    if not len(pairs):
-        raise DataError("none of the training pairs has a human grade: name the field that holds it (grade_field)")
-    if recipe.test is not None:
-        pairs = _without_leaks(pairs, open_pairs(recipe.test, top=rubric.top), leaks, progress)
+def _open_data(recipe: JudgeRecipe, rubric: Rubric, leaks: Leaks, progress: Progress) -> _Data:
+    """Training, dev and test pairs, and whatever of them would only be missed after training."""
+    pairs = _graded(recipe.train, rubric, "training")
+    test = None if recipe.test is None else _graded(recipe.test, rubric, "test", all_of_them=False)
+    if test is not None:
+        pairs = _without_leaks(pairs, test, leaks, progress)
     parts = split_by_query(pairs, {"train": 1 - recipe.dev.share, "dev": recipe.dev.share}, seed=0)
     train, dev = parts["train"], sampled(parts["dev"], recipe.dev.max_examples)
+    for name, part in (("training", train), ("dev", dev)):
+        relevant = part.grades >= rubric.min_grade
+        if relevant.all() or not relevant.any():
+            kind = "relevant" if relevant.all() else "not relevant"
+            raise DataError(
+                f"all {len(part):,} {name} pairs are {kind} (grade {rubric.min_grade} or more is): give pairs of both "
+                "kinds, of more queries, or a greater dev.share"
+            )
     if recipe.per_grade is not None:
         train = balanced_sample(train, recipe.per_grade, seed=recipe.seed)
     counts = ", ".join(f"{int((train.grades == grade).sum()):,} of {grade}" for grade in range(rubric.top + 1))
     progress.note(f"training pairs: {len(train):,} ({counts}); dev: {len(dev):,} pairs of other queries")
-    return _Split(train, _training_prompts(recipe, train, rubric)), _Split(dev, _prompts(recipe, dev, rubric))
+    prompts = _training_prompts(recipe, train, rubric)
+    return _Data(_Split(train, prompts), _Split(dev, _prompts(recipe, dev, rubric)), test)
+
+
+def _graded(source: PairSource, rubric: Rubric, what: str, *, all_of_them: bool = True) -> JudgePairs:
+    """The pairs of a source, some or all of which people graded."""
+    pairs = open_pairs(source, top=rubric.top)
+    known = pairs.grades != UNJUDGED
+    if not known.any():
+        raise DataError(f"none of the {what} pairs has a human grade: name the field that holds it (grade_field)")
+    return pairs.select(known) if all_of_them else pairs
 
 
 def _without_leaks(pairs: JudgePairs, test: JudgePairs, leaks: Leaks, progress: Progress) -> JudgePairs:
@@ -160,6 +184,8 @@ def _without_leaks(pairs: JudgePairs, test: JudgePairs, leaks: Leaks, progress: 
             "--leaks drop (leave them out of training) or --leaks allow"
         )
     progress.note(f"{int(shared.sum())} training queries are also test queries ({leaks})")
+    if leaks == "drop" and shared.all():
+        raise LeakError("every training query is also, or nearly, a test query: nothing is left to train on")
     return pairs if leaks == "allow" else pairs.select(~shared[pairs.queries])
 
 
@@ -264,20 +290,19 @@ def _tell(progress: Progress, step: Step, total: int) -> None:
 
 
 def _measure(
-    recipe: JudgeRecipe, source: PairSource, out: Path, dev: JudgePairs, rubric: Rubric, progress: Progress
+    recipe: JudgeRecipe, root: Path, test: JudgePairs, out: Path, dev: JudgePairs, progress: Progress
 ) -> JudgeReport:
     """Judge the test pairs with base and tuned model, each calibrated on dev, and report how they agree with people."""
-    test = open_pairs(source, top=rubric.top)
     plan = JobPlan(canaries=recipe.canaries, seed=recipe.seed)
-    base = open_judge(
-        recipe.base, quantise=recipe.quantise, precision=recipe.precision, max_tokens=recipe.max_tokens
-    ).under(rubric, recipe.style)
+    rubric = settle_rubric(recipe.rubric)
+    opened = open_judge(str(root), quantise=recipe.quantise, precision=recipe.precision, max_tokens=recipe.max_tokens)
+    base = replace(opened, name=recipe.base).under(rubric, recipe.style)
     progress.stage("judging dev with the base")
     on_dev = run_job(base, dev, out / "base-dev", progress=progress)
     fitted = fit_grade_calibration(on_dev.probabilities, dev.grades, rubric.min_grade)
     progress.stage("judging test with the base")
     jobs = {"base": run_job(base, test, out / "base", replace(plan, calibration=fitted), progress=progress)}
-    tuned = open_judge(str(out / "adapter"), precision=recipe.precision)
+    tuned = open_judge(str(out / "adapter"), base=str(root), precision=recipe.precision)
     progress.stage("judging test with the tuned judge")
     jobs["tuned"] = run_job(tuned, test, out / "tuned", plan, progress=progress)
     return agree(jobs, out, AgreementPlan(headline="tuned", reference="base"))

@@ -24,6 +24,8 @@ from searchtune.types import FloatArray64, IntArray, Judgment
 from searchtune.workflows.judge_job import Job
 
 REPORT_FILE, PAGE_FILE, REVIEW_FILE = "judge.json", "judge.html", "review.html"
+_TWO = 2
+"""Grades of a judge that only says relevant or not."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,11 @@ def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> Judg
     """Measure finished jobs on one set of pairs against people; `out` gets the report, its page, and a page to review.
 
     Raises:
-        ConfigError: a judge that is not there.
+        ConfigError: a judge that is not there, or two judges or runs of one name.
         DataError: jobs on different pairs, or no pair with a grade of a person.
     """
+    if not jobs:
+        raise ConfigError("no job to measure: name at least one")
     first = next(iter(jobs.values()))
     for job in jobs.values():
         if [job.pairs.ids(i) for i in range(len(job.pairs))] != [first.pairs.ids(i) for i in range(len(first.pairs))]:
@@ -63,15 +67,9 @@ def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> Judg
     if not (pairs.grades != UNJUDGED).any():
         raise DataError(f"{first.folder}: no pair has a grade of a person; give labels to compare with (--human)")
     min_grade = plan.human_from or _min_grade(jobs)
-    labels = {name: _labels(job, min_grade) for name, job in jobs.items()}
-    if plan.average:
-        labels["average"] = _average(jobs)
-    for name, grade in plan.others.items():
-        if name not in pairs.others:
-            raise ConfigError(f"no other judge is called {name!r}{did_you_mean(name, pairs.others)}")
-        labels[name] = JudgeLabels(pairs.others[name], kind="labels in the file", min_grade=grade, graded=False)
-    runs = {run.tag or file.stem: run for file, run in ((file, read_trec_run(file)) for file in plan.runs)}
-    if runs:
+    labels = _all_labels(jobs, pairs, min_grade, plan)
+    if plan.runs:
+        runs = _read_runs(plan.runs)
         labels = {
             name: replace(one, scores=_systems(pairs, one, runs, min_grade, plan)) for name, one in labels.items()
         }
@@ -91,11 +89,10 @@ def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> Judg
     )
     report = build_judge_report(evidence, seed=plan.seed)
     out = Path(out).expanduser()
-    out.mkdir(parents=True, exist_ok=True)
     write_judge_report(report, out / REPORT_FILE)
     write_judge_page(report, out / PAGE_FILE)
     if plan.headline in jobs:
-        write_review(_review(plan.headline, jobs[plan.headline], pairs), out / REVIEW_FILE)
+        write_review(_review(plan.headline, jobs[plan.headline], pairs, min_grade), out / REVIEW_FILE)
     return report
 
 
@@ -121,12 +118,49 @@ def _collection(job: Job) -> str:
     return f"{len(job.pairs):,} pairs of {len(job.pairs.query_ids)} queries"
 
 
-def _labels(job: Job, min_grade: int) -> JudgeLabels:
-    binary = len(job.calibration.shifts) == 2 and min_grade > 1
+def _all_labels(
+    jobs: Mapping[str, Job], pairs: JudgePairs, min_grade: int, plan: AgreementPlan
+) -> dict[str, JudgeLabels]:
+    """Every judge by name: the jobs, their average, the judges that came with the pairs."""
+    names = [*jobs, *(["average"] * plan.average), *plan.others]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two judges are called {twice[0]!r}: give the job another name")
+    labels = {name: _labels(job, pairs.grades, min_grade) for name, job in jobs.items()}
+    if plan.average:
+        labels["average"] = _average(jobs)
+    for name, grade in plan.others.items():
+        if name not in pairs.others:
+            hint = did_you_mean(name, pairs.others) or "; the pairs came with none: judge them with --judges-field"
+            raise ConfigError(f"no other judge is called {name!r}{hint}")
+        labels[name] = JudgeLabels(pairs.others[name], kind="labels in the file", min_grade=grade, graded=False)
+    return labels
+
+
+def _read_runs(files: Sequence[Path]) -> dict[str, NamedRun]:
+    """Runs by their tags, or by the names of their files where two have one tag."""
+    runs = [read_trec_run(Path(file).expanduser()) for file in files]
+    tags = [run.tag or _stem(file) for file, run in zip(files, runs, strict=True)]
+    names = tags if len(set(tags)) == len(tags) else [_stem(file) for file in files]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"runs {names}: two have the same name: give them tags or files of different names")
+    return dict(zip(names, runs, strict=True))
+
+
+def _stem(file: Path) -> str:
+    return Path(file).name.split(".")[0]
+
+
+def _coarser(job: Job, human: IntArray, min_grade: int) -> bool:
+    """Whether a judge only says relevant or not, where people use more grades."""
+    return len(job.calibration.shifts) == _TWO and (min_grade > 1 or int(human.max()) >= _TWO)
+
+
+def _labels(job: Job, human: IntArray, min_grade: int) -> JudgeLabels:
+    binary = _coarser(job, human, min_grade)
     facts = job.facts
     missing = [
         reason or "no grade"
-        for reason, grade, person in zip(job.reasons, job.grades, job.pairs.grades, strict=True)
+        for reason, grade, person in zip(job.reasons, job.grades, human, strict=True)
         if grade < 0 and person != UNJUDGED
     ]
     return JudgeLabels(
@@ -206,13 +240,15 @@ def _scored(
     return found
 
 
-def _review(name: str, job: Job, pairs: JudgePairs) -> Review:
-    rubric = _rubric(job)
-    shares = job.calibrated
+def _review(name: str, job: Job, pairs: JudgePairs, min_grade: int) -> Review:
+    """The pairs side by side; people's grades as relevant or not where the judge says no more."""
+    rubric, shares, human = _rubric(job), job.calibrated, pairs.grades
+    if _coarser(job, human, min_grade):
+        human = np.where(human == UNJUDGED, UNJUDGED, human >= min_grade).astype(np.int64)
     said = [
         ReviewPair(
             *(pairs.ids(i)[0], pairs.texts(i)[0], pairs.ids(i)[1], pairs.texts(i)[1]),
-            first=None if pairs.grades[i] == UNJUDGED else int(pairs.grades[i]),
+            first=None if human[i] == UNJUDGED else int(human[i]),
             second=None if grade < 0 else grade,
             second_probabilities=None if grade < 0 else [float(share) for share in shares[i]],
             reason=job.reasons[i],

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from searchtune.data.judgments import with_grades
+from searchtune.errors import ConfigError
 from searchtune.metrics.calibration import expected_calibration_error
 from searchtune.metrics.grade_calibration import GradeCalibration, fit_grade_calibration
 from searchtune.specs.base import read_yaml
@@ -37,6 +38,7 @@ def calibrate(job: Job, out: Path | str, *, human: Sequence[Judgment] = (), huma
     two grades learns from people's four.
 
     Raises:
+        ConfigError: people have more grades than the judge, and `human_from` is missing.
         DataError: too little to fit on (see `fit_grade_calibration`), or grades of pairs that the job does not have.
     """
     pairs = with_grades(job.pairs, human) if human else job.pairs
@@ -44,6 +46,11 @@ def calibrate(job: Job, out: Path | str, *, human: Sequence[Judgment] = (), huma
     graded = pairs.grades
     if len(job.calibration.shifts) == _TWO and human_from is not None:
         graded = np.where(graded < 0, graded, graded >= human_from)
+    elif len(job.calibration.shifts) == _TWO and graded.max() >= _TWO:
+        raise ConfigError(
+            f"{job.folder}: people's grades go up to {int(graded.max())} and the judge has two; say from which grade "
+            "on people call a pair relevant (--human-from)"
+        )
     fitted = fit_grade_calibration(job.probabilities, graded, min_grade)
     keep = (graded >= 0) & ~np.isnan(job.probabilities).any(axis=1)
     relevant = graded[keep] >= min_grade

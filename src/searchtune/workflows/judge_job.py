@@ -15,14 +15,14 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from searchtune.data.judging import TOP_GRADE, UNJUDGED, JudgePairs, joined_pairs, read_pairs, write_pairs
+from searchtune.data.judging import TOP_GRADE, UNJUDGED, JudgePairs, PairFields, joined_pairs, read_pairs, write_pairs
 from searchtune.data.judgments import write_judgment_qrels, write_judgments
 from searchtune.errors import ConfigError, DataError, SearchtuneError
 from searchtune.metrics.grade_calibration import GradeCalibration, plain_calibration
@@ -40,9 +40,11 @@ from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import now, versions
 
 JOB_FILE, JUDGMENTS_FILE, QRELS_FILE, PAIRS_FILE = "job.json", "judgments.jsonl", "qrels.txt", "pairs.jsonl"
-_WINDOW = 256
-"""Pairs that are read together and kept together."""
+_FIRST, _MOST, _SECONDS = 32, 256, 10.0
+"""Pairs that are put to a judge together: first so many, then as many as take so long, up to a limit. A model in this
+process reads them at once, so a kill takes their readings with it."""
 _DIGITS = 6
+_UNANSWERED = "no answer came; run the job again to ask it again"
 
 
 class UnreadableError(SearchtuneError):
@@ -122,16 +124,18 @@ def run_job(
     """
     plan = plan or JobPlan()
     out = Path(out).expanduser()
+    _check_calibration(judge, plan.calibration)
     header = _header(judge, pairs, plan)
     prompt = JudgePrompt(judge.rubric, judge.style, header["prompt"]["nonce"])
-    part = pairs.select(np.array(shard([_key(*pairs.texts(i)) for i in range(len(pairs))], *plan.shard), np.int64))
+    places = np.array(shard([_key(*pairs.texts(i)) for i in range(len(pairs))], *plan.shard), np.int64)
+    part = pairs.select(places)
     if not len(part):
-        raise ConfigError(f"shard {plan.shard[0]} of {plan.shard[1]} has no pair: make fewer shards")
-    start_price = judge.price() or 0.0
+        raise ConfigError(f"part {plan.shard[0] + 1} of {plan.shard[1]} has no pair: leave it out")
     with Journal(out / JOURNAL_FILE, header) as journal:
-        asked = _ask_all(judge, prompt, _texts(part), journal, progress, "judging")
-        canaries = _canaries(part, journal, judge, plan)
-        asked += _ask_all(judge, prompt, _planted_texts(part, canaries), journal, progress, "judging canaries")
+        sitting = _Sitting(judge, prompt, journal, progress)
+        sitting.ask(_texts(part), "judging")
+        canaries = _canaries(pairs, places, journal, judge, plan)
+        sitting.ask(_planted_texts(part, canaries), "judging canaries")
         facts = {
             "judge": judge.name,
             "identity": dict(judge.identity),
@@ -139,22 +143,19 @@ def run_job(
             "prompt": header["prompt"],
             "fingerprint": header["pairs"],
             "pairs": len(part),
+            "of": len(pairs),
             "shard": list(plan.shard),
             "seed": plan.seed,
             "calibration": (plan.calibration or judge.calibration or _plain(judge)).to_json(),
             "canaries_version": CANARIES_VERSION,
             "canaries": [[one.pair, one.canary, _key(part.texts(one.pair)[0], one.passage)] for one in canaries],
-            "cost": None if judge.price() is None else (judge.price() or 0.0) - start_price,
-            "asked_now": asked,
+            "asked_now": sitting.asked,
             **_effort(journal),
             "versions": versions(),
             "finished": now(),
         }
-    write_pairs(out / PAIRS_FILE, part)
-    write_json(out / JOB_FILE, facts)
-    job = open_job(out)
-    _write(job, plan.max_unreadable)
-    return job
+    sitting.tell_unanswered()
+    return _finish(out, part, facts, plan.max_unreadable)
 
 
 def merge_jobs(folders: Sequence[Path | str], out: Path | str, *, max_unreadable: float = 0.05) -> Job:
@@ -172,24 +173,46 @@ def merge_jobs(folders: Sequence[Path | str], out: Path | str, *, max_unreadable
                 raise ConfigError(
                     f"{job.folder}: another {what} than {jobs[0].folder}; these are not shards of one job"
                 )
-    merge_journals([job.folder / JOURNAL_FILE for job in jobs], out / JOURNAL_FILE)
     pairs = joined_pairs([job.pairs for job in jobs])
+    if len(pairs) < jobs[0].facts["of"]:
+        there = ", ".join("{}/{}".format(job.facts["shard"][0] + 1, job.facts["shard"][1]) for job in jobs)
+        raise ConfigError(
+            f"the shards {there} have {len(pairs):,} of the job's {jobs[0].facts['of']:,} pairs; name the others too"
+        )
+    merge_journals([job.folder / JOURNAL_FILE for job in jobs], out / JOURNAL_FILE)
     place = {pairs.ids(i): i for i in range(len(pairs))}
     canaries = [[place[job.pairs.ids(pair)], name, key] for job in jobs for pair, name, key in job.facts["canaries"]]
-    costs = [job.facts["cost"] for job in jobs if job.facts["cost"] is not None]
     facts = jobs[0].facts | {
         "pairs": len(pairs),
         "shard": [0, 1],
-        "canaries": canaries,
-        "cost": sum(costs) if costs else None,
+        "canaries": sorted(canaries),
+        "asked_now": 0,
         **_effort(JournalView(out / JOURNAL_FILE)),
         "finished": now(),
     }
+    return _finish(out, pairs, facts, max_unreadable)
+
+
+def _finish(out: Path, pairs: JudgePairs, facts: Mapping[str, Any], max_unreadable: float) -> Job:
+    """Write what a job's folder holds beside its journal."""
     write_pairs(out / PAIRS_FILE, pairs)
     write_json(out / JOB_FILE, facts)
     job = open_job(out)
     _write(job, max_unreadable)
     return job
+
+
+def _check_calibration(judge: OpenJudge, calibration: GradeCalibration | None) -> None:
+    """See, before anything is asked, that a calibration is for the judge's grades."""
+    if calibration is None:
+        return
+    given = (len(calibration.shifts), calibration.min_grade)
+    wanted = (len(judge.rubric.labels), judge.rubric.min_grade)
+    if given != wanted:
+        raise ConfigError(
+            f"a calibration of {given[0]} grades, relevant from {given[1]} on, for the rubric {judge.rubric.name!r} of "
+            f"{wanted[0]}, relevant from {wanted[1]} on; fit one on a job of this judge (`searchtune judge calibrate`)"
+        )
 
 
 def _header(judge: OpenJudge, pairs: JudgePairs, plan: JobPlan) -> dict[str, Any]:
@@ -214,102 +237,108 @@ def _planted_texts(pairs: JudgePairs, canaries: Sequence[Planted]) -> list[tuple
     return list(dict.fromkeys((pairs.texts(one.pair)[0], one.passage) for one in canaries))
 
 
-def _ask_all(
-    judge: OpenJudge,
-    prompt: JudgePrompt,
-    texts: Sequence[tuple[str, str]],
-    journal: Journal,
-    progress: Progress,
-    what: str,
-) -> int:
-    """Ask what the journal does not hold yet; how many that were."""
-    waiting = [pair for pair in texts if _key(*pair) not in journal]
-    if not waiting:
-        return 0
-    known = len(texts) - len(waiting)
-    progress.stage(what + (f" ({known:,} of {len(texts):,} pairs are in the journal)" if known else ""))
-    began = time.monotonic()
-    for start in range(0, len(waiting), _WINDOW):
-        window = waiting[start : start + _WINDOW]
-        _ask(judge, prompt, window, journal)
-        done = start + len(window)
-        pace = done / (time.monotonic() - began)
-        price = judge.price()
-        spent = "" if price is None else f", {price:.2f} spent"
-        progress.step(
-            known + done, len(texts), f"{pace:.1f} pairs/s, {_left((len(waiting) - done) / pace)} left{spent}"
-        )
-    return len(waiting)
+class _Sitting:
+    """One process's work at a job: asks what the journal does not hold, and keeps each reading as it comes."""
 
+    def __init__(self, judge: OpenJudge, prompt: JudgePrompt, journal: Journal, progress: Progress) -> None:
+        self.judge, self.prompt, self.journal, self.progress = judge, prompt, journal, progress
+        self.asked = 0
+        self.spent = 0.0
+        self.unanswered: list[str] = []
+        """Why no answer came, one for each pair that had none."""
 
-def _ask(judge: OpenJudge, prompt: JudgePrompt, window: Sequence[tuple[str, str]], journal: Journal) -> None:
-    began = time.monotonic()
-    failed: SearchtuneError | None = None
-    try:
-        readings = judge.read(prompt, [query for query, _ in window], [passage for _, passage in window])
-    except SearchtuneError as error:
-        failed, readings = error, getattr(error, "done", None)  # type: ignore[assignment]
-        if readings is None:
-            raise
-    seconds = (time.monotonic() - began) / len(window)
-    tokens = (readings.prompt_tokens + readings.completion_tokens) / len(window)
-    for pair, shares, outside, reason in zip(
-        window, readings.probabilities, readings.outside, readings.reasons, strict=True
-    ):
-        if failed is not None and reason is not None:
-            continue  # not asked, or not answered: the next start asks again
-        journal.append(
-            _key(*pair),
-            {
-                "p": None if np.isnan(shares).any() else [round(float(share), _DIGITS + 2) for share in shares],
-                "outside": None if math.isnan(outside) else round(float(outside), _DIGITS),
-                "reason": reason,
-                "seconds": round(seconds, 5),
-                "tokens": round(tokens, 1),
-            },
-        )
-    journal.flush()
-    if failed is not None:
-        raise failed
+    def ask(self, texts: Sequence[tuple[str, str]], what: str) -> None:
+        """Ask about the pairs of query and passage that the journal does not hold yet."""
+        waiting = [pair for pair in texts if _key(*pair) not in self.journal]
+        if not waiting:
+            return
+        known = len(texts) - len(waiting)
+        self.progress.stage(what + (f" ({known:,} of {len(texts):,} pairs are in the journal)" if known else ""))
+        began, done, size = time.monotonic(), 0, _FIRST
+        while done < len(waiting):
+            window, started = waiting[done : done + size], time.monotonic()
+            self._keep(window)
+            done += len(window)
+            ended = time.monotonic()
+            size = min(_MOST, max(_FIRST, round(len(window) * _SECONDS / max(ended - started, 1e-3))))
+            pace = done / max(ended - began, 1e-3)
+            spent = "" if self.judge.price is None else f", {self.spent:.2f} spent"
+            self.progress.step(known + done, len(texts), f"{pace:.1f} pairs/s{spent}")
+
+    def _keep(self, window: Sequence[tuple[str, str]]) -> None:
+        queries, passages = [query for query, _ in window], [passage for _, passage in window]
+        for row in self.judge.read(self.prompt, queries, passages):
+            self.asked += 1
+            cost = self.judge.price and self.judge.price(row.prompt_tokens, row.completion_tokens)
+            self.spent += cost or 0.0
+            if not row.answered:
+                self.unanswered.append(str(row.reason))
+                continue
+            value = {
+                "p": None if row.shares is None else [round(float(share), _DIGITS + 2) for share in row.shares],
+                "outside": None if math.isnan(row.outside) else round(float(row.outside), _DIGITS),
+                "reason": row.reason,
+                "seconds": round(row.seconds, 5),
+                "tokens": row.prompt_tokens + row.completion_tokens,
+                "cost": cost,
+            }
+            self.journal.append(_key(*window[row.conversation]), value)
+        self.journal.flush()
+
+    def tell_unanswered(self) -> None:
+        """Say how many pairs are still without an answer."""
+        if self.unanswered:
+            self.progress.note(
+                f"{len(self.unanswered):,} pairs had no answer (the last: {self.unanswered[-1]}); run the job again "
+                "to ask them again"
+            )
 
 
 def _reading(journal: JournalView, key: str, grades: int) -> tuple[FloatArray64, str | None]:
     """The distribution under a key, or a row of NaN and why."""
     value = journal.get(key)
     if value is None or value["p"] is None:
-        return np.full(grades, np.nan), "not judged" if value is None else str(value["reason"])
+        return np.full(grades, np.nan), _UNANSWERED if value is None else str(value["reason"])
     shares = np.array(value["p"], dtype=np.float64)
     return shares / shares.sum(), None
 
 
-def _canaries(pairs: JudgePairs, journal: JournalView, judge: OpenJudge, plan: JobPlan) -> list[Planted]:
-    """Canaries in pairs that people call grade 0, or, where people graded none, that the judge does."""
-    if not plan.canaries:
-        return []
-    graded = pairs.grades
+def _canaries(
+    pairs: JudgePairs, places: IntArray, journal: JournalView, judge: OpenJudge, plan: JobPlan
+) -> list[Planted]:
+    """Canaries in those pairs of the part at `places` that people call grade 0, by their positions in the part.
+
+    They are drawn from the whole job, so that its shards together have the same. Where people graded none they are
+    drawn from what the judge itself calls grade 0, in each shard by itself.
+    """
+    count, graded = plan.canaries, pairs.grades
     if not (graded != UNJUDGED).any():
-        size = len(judge.rubric.labels)
-        shares = [_reading(journal, _key(*pairs.texts(i)), size)[0] for i in range(len(pairs))]
-        graded = _plain(judge).grades(np.stack(shares))
-    places = np.flatnonzero(graded == 0)
-    chosen = np.sort(np.random.default_rng(plan.seed).permutation(places)[: plan.canaries])
+        shares = [_reading(journal, _key(*pairs.texts(int(i))), len(judge.rubric.labels))[0] for i in places]
+        graded = np.full(len(pairs), UNJUDGED)
+        graded[places] = _plain(judge).grades(np.stack(shares))
+        count = math.ceil(count * len(places) / len(pairs))
+    low = np.flatnonzero(graded == 0)
+    chosen = np.sort(np.random.default_rng(plan.seed).permutation(low)[:count])
     texts = [pairs.texts(int(place)) for place in chosen]
     planted = plant_all([query for query, _ in texts], [passage for _, passage in texts], judge.rubric, seed=plan.seed)
-    return [replace(one, pair=int(chosen[one.pair])) for one in planted]
+    own = {int(place): i for i, place in enumerate(places)}
+    return [replace(one, pair=own[place]) for one in planted if (place := int(chosen[one.pair])) in own]
 
 
 def _plain(judge: OpenJudge) -> GradeCalibration:
     return plain_calibration(len(judge.rubric.labels), judge.rubric.min_grade)
 
 
-def _effort(journal: JournalView) -> dict[str, float]:
-    """Seconds and tokens of all sittings, as the journal has them."""
+def _effort(journal: JournalView) -> dict[str, float | None]:
+    """Seconds, tokens and cost of all sittings, as the journal has them; a cost of None where no price was known."""
     values = [value for _, value in journal.items()]
     seconds = sum(value["seconds"] for value in values)
+    costs = [value["cost"] for value in values if value["cost"] is not None]
     return {
         "asked": len(values),
         "seconds": round(seconds, 3),
         "tokens": round(sum(value["tokens"] for value in values)),
+        "cost": round(sum(costs), _DIGITS) if costs else None,
         "labels_per_second": round(len(values) / seconds, 2) if seconds else 0.0,
     }
 
@@ -329,7 +358,8 @@ def open_job(folder: Path | str) -> Job:
         raise DataError(
             f"{folder / JOB_FILE}: cannot be read ({error}); name the folder of a finished `searchtune judge run`"
         ) from error
-    pairs, journal = read_pairs(folder / PAIRS_FILE, top=TOP_GRADE), JournalView(folder / JOURNAL_FILE)
+    pairs = read_pairs(folder / PAIRS_FILE, PairFields(others="judges"), top=TOP_GRADE)
+    journal = JournalView(folder / JOURNAL_FILE)
     size = len(calibration.shifts)
     found = [_reading(journal, _key(*pairs.texts(i)), size) for i in range(len(pairs))]
     kinds: dict[str, FloatArray64] = {}
@@ -352,9 +382,3 @@ def _write(job: Job, max_unreadable: float) -> None:
             f"{job.folder}: {missing:,} of {len(judgments):,} pairs have no grade, more than {max_unreadable:.0%}; "
             f"most often ({count:,}): {why}. What was read is in {JUDGMENTS_FILE}"
         )
-
-
-def _left(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as once
 from functools import partial
@@ -15,19 +16,20 @@ from searchtune.errors import ArtifactError, ConfigError
 from searchtune.metrics.grade_calibration import GradeCalibration
 from searchtune.models.identity import identify_generator
 from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
+from searchtune.prompts.chat import Conversation
 from searchtune.prompts.judge import VERSIONS, Style, judge_conversation
 from searchtune.prompts.replies import parse_grade
 from searchtune.prompts.rubrics import BINARY, Rubric, find_rubric, own_rubric
 from searchtune.specs.card import CARD_FILE, LlmCard, RerankerCard, adapter_folder
-from searchtune.specs.circularity import ModelFacts, refuse_circular
+from searchtune.specs.circularity import ModelFacts
 from searchtune.specs.judge import OwnRubric
 from searchtune.types import FloatArray64
 
 if TYPE_CHECKING:
-    from searchtune.models.backends import Backend, LabelReadings
+    from searchtune.models.backends import Backend, LabelReadings, LabelRow
     from searchtune.models.endpoint import Endpoint
     from searchtune.models.quantisation import Quantise
-    from searchtune.models.remote import Budget
+    from searchtune.models.remote import Budget, RemoteBackend
     from searchtune.models.reranker import Reranker
 
 
@@ -43,8 +45,8 @@ class JudgePrompt(NamedTuple):
 
 _MAX_TOKENS = 4096
 """Of a prompt, for a plain language model; passages of longer ones lose their ends."""
-Read = Callable[[JudgePrompt, Sequence[str], Sequence[str]], "LabelReadings"]
-"""Prompt, queries, passages -> how likely each grade is."""
+Read = Callable[[JudgePrompt, Sequence[str], Sequence[str]], "Iterator[LabelRow]"]
+"""Prompt, queries, passages -> how likely each grade is, pair by pair as soon as it is known."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,9 @@ class OpenJudge:
     facts: ModelFacts
     read: Read
     calibration: GradeCalibration | None = None
-    price: Callable[[], float | None] = lambda: None
-    """What has been spent since it was opened, where it costs money."""
+    price: Callable[[int, int], float] | None = None
+    """Prompt and completion tokens -> what they cost, where prices are known."""
     close: Callable[[], None] = lambda: None
-
-    @property
-    def remote(self) -> bool:
-        """Whether each question is sent somewhere."""
-        return self.identity.get("what") == "remote"
 
     def under(self, rubric: Rubric | None, style: Style | None) -> OpenJudge:
         """The same model asked under another rubric or style; its calibration is then no longer its own."""
@@ -136,40 +133,61 @@ def open_remote_judge(endpoint: Endpoint, budget: Budget, rubric: Rubric, style:
         style=style,
         identity=dict(backend.identity),
         facts=ModelFacts(endpoint.model, f"{endpoint.url} {endpoint.model}"),
-        read=partial(_ask, lambda: backend),
-        price=lambda: backend.price if budget.price_in + budget.price_out else None,
+        read=partial(_ask_far, backend),
+        price=budget.price if budget.price_in + budget.price_out else None,
         close=backend.close,
     )
 
 
-def check_judge(judge: OpenJudge, made_by: Sequence[str], *, allow: bool = False) -> tuple[str, ...]:
-    """Refuse a judge that made or taught what it is to judge; words on others of its kind.
-
-    `made_by` are adapter folders (or their runs').
+def makers(adapters: Sequence[str]) -> dict[str, list[ModelFacts]]:
+    """Kind of adapter -> those adapters, given by their folders (or their runs'), that made or taught what is judged.
 
     Raises:
-        ConfigError: the judge is one of them, and not allowed to be.
+        ArtifactError: a folder is no adapter.
     """
-    used: dict[str, list[ModelFacts]] = {}
-    for name in made_by:
-        from searchtune.models.cards import read_any_card
-        from searchtune.models.identity import adapter_sha256
+    from searchtune.models.cards import read_any_card
+    from searchtune.models.identity import adapter_sha256
 
+    used: dict[str, list[ModelFacts]] = {}
+    for name in adapters:
         folder = adapter_folder(name)
         card = read_any_card(folder)
         used.setdefault(card.kind, []).append(ModelFacts(name, card.base_weights_sha256, adapter_sha256(folder)))
-    return refuse_circular(judge.facts, used, allow=allow)
+    return used
 
 
 def _ask(
     load: Callable[[], Backend], prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]
-) -> LabelReadings:
+) -> Iterator[LabelRow]:
+    backend, asked = load(), _conversations(prompt, queries, passages)
+    began = time.perf_counter()
+    yield from _rows(backend.read_labels(asked, prompt.rubric.labels), began)
+
+
+def _ask_far(
+    backend: RemoteBackend, prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]
+) -> Iterator[LabelRow]:
+    yield from backend.stream_labels(_conversations(prompt, queries, passages), prompt.rubric.labels)
+
+
+def _conversations(prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]) -> list[Conversation]:
     assert prompt.style is not None
-    asked = [
+    return [
         judge_conversation(query, passage, prompt.rubric, prompt.nonce, style=prompt.style)
         for query, passage in zip(queries, passages, strict=True)
     ]
-    return load().read_labels(asked, prompt.rubric.labels)
+
+
+def _rows(readings: LabelReadings, began: float) -> Iterator[LabelRow]:
+    """Readings of pairs that were read together since `began`, with each one's share of tokens and time."""
+    from searchtune.models.backends import LabelRow
+
+    count = len(readings.reasons)
+    seconds = (time.perf_counter() - began) / max(1, count)
+    tokens = np.diff(np.linspace(0, readings.prompt_tokens, count + 1).round()).astype(int).tolist()
+    for place, (row, reason) in enumerate(zip(readings.probabilities, readings.reasons, strict=True)):
+        shares = None if np.isnan(row).any() else row
+        yield LabelRow(place, shares, float(readings.outside[place]), reason, True, tokens[place], 0, seconds)
 
 
 def _dtype(precision: Precision) -> str:
@@ -239,14 +257,16 @@ def _reranker(folder: Path, card: RerankerCard, base: str | None, precision: Pre
     opened = open_reranker(str(folder), base=base, precision=precision)
     calibration = None if card.calibration is None else Calibration.from_json(card.calibration)
 
-    def read(_: JudgePrompt, queries: Sequence[str], passages: Sequence[str]) -> LabelReadings:
+    def read(_: JudgePrompt, queries: Sequence[str], passages: Sequence[str]) -> Iterator[LabelRow]:
         from searchtune.models.backends import LabelReadings
 
         reranker: Reranker = opened.load()
+        began = time.perf_counter()
         scores, tokens = _scores(reranker, queries, passages)
         relevant = 1 / (1 + np.exp(-scores)) if calibration is None else calibration(scores)
         shares = np.stack([1 - relevant, relevant], axis=1)
-        return LabelReadings(shares, (None,) * len(scores), np.full(len(scores), np.nan), tokens, 0)
+        reasons = tuple("the model's numbers are not finite" if np.isnan(row).any() else None for row in shares)
+        yield from _rows(LabelReadings(shares, reasons, np.full(len(scores), np.nan), tokens, 0), began)
 
     identity = {**{name: str(value) for name, value in opened.key.fields.items()}, "what": "reranker"}
     facts = ModelFacts(str(folder), card.base_weights_sha256, str(opened.key.fields.get("adapter_sha256") or ""))

@@ -54,7 +54,8 @@ class _Norm(torch.autograd.Function):
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_() / x.shape[-1]
         inverse = torch.rsqrt_(square.add_(epsilon))  # (..., 1)
         ctx.save_for_backward(x, inverse, weight)
-        return (x * inverse.to(x.dtype)).mul_(weight)
+        scaled: Tensor = x * inverse.to(x.dtype)
+        return scaled.mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.models.encoder import HasBackbone
 from searchtune.models.layers import layer_stack
+from searchtune.models.lean_layers import lighten
 from searchtune.models.quantisation import unpacked
 from searchtune.models.quiet import quiet
 from searchtune.specs.recipe import LoraMethod
@@ -91,8 +92,8 @@ def add_lora(
     """Put LoRA on the model's transformer layers; its A matrices are drawn from `seed`, its B matrices are zero.
 
     The modules named in `head` are trained whole, in float32, and saved with the adapter: without that peft leaves a
-    new head frozen, random and unsaved. `fused` lets layers without dropout multiply once, see `_FusedLora`; a layer in
-    4 bits does so on a CPU.
+    new head frozen, random and unsaved. `fused` lets layers without dropout multiply once, see `_FusedLora`
+    (a layer in 4 bits on a CPU alone), and makes norms and attention lean, see `lean_layers`.
 
     Raises:
         ConfigError: a target module that no layer has, or more top layers than there are.
@@ -126,6 +127,8 @@ def add_lora(
         layer.train()
         if fused and type(layer) is LoraLinear:
             layer.forward = MethodType(_fused_forward, layer)  # type: ignore[method-assign]
+    if fused:
+        lighten(model.backbone)
     for adapted in _lora_in_4_bits(model) if fused else ():
         adapted.forward = MethodType(_fused_nf4_forward, adapted)
     return adapter

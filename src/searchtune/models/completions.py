@@ -71,7 +71,8 @@ class CompletionReader(nn.Module):
         """
         ids: Any = batch.chunk.ids
         mask = batch.chunk.mask
-        states = self.model.backbone.get_decoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        decoder = self.model.backbone.get_decoder()
+        states = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         place = torch.arange(ids.shape[1], device=ids.device)[None]  # (1, tokens)
         predicts = (place >= batch.prompts[:, None] - 1) & (place < mask.sum(1, keepdim=True) - 1)  # (texts, tokens)
         texts, places = predicts.nonzero(as_tuple=True)

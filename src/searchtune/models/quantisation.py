@@ -2,7 +2,7 @@
 
 The linear layers of the transformer stack are held as NF4 in blocks of 64 with doubly quantised scales, about 4.13 bits
 a number; embeddings, norms and the output layer stay as they are. Products run in the type the model computes in. Runs
-on GPUs and on CPUs, where a layer is unpacked for each product: there it saves memory and costs time.
+on GPUs and on CPUs, where a layer is unpacked for each product.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from searchtune.storage.journal import Journal, JournalView
 from unit.workflows.judging import write_rows
 
 pytest.importorskip("httpx")
-QUERIES, DOCS, CONCURRENCY = 30, 12, 8
+QUERIES, DOCS, CONCURRENCY = 30, 16, 8
 KILLS = 20
 
 FORKED = """
@@ -51,7 +51,7 @@ def begin():
 
 
 while len(found) < KILLS:
-    goal, child = size() + rng.randrange(1, 5000), begin()
+    goal, child = size() + rng.randrange(1, 2500), begin()
     while size() < goal and not (ended := os.waitpid(child, os.WNOHANG)[0]):
         time.sleep(0.0005)
     if ended:

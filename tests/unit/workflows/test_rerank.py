@@ -16,6 +16,7 @@ from searchtune.data.trec import read_trec_run, write_trec_run
 from searchtune.errors import ArtifactError, ConfigError, DataError
 from searchtune.evaluation import build_report, read_report
 from searchtune.models.cards import read_card, read_reranker_card
+from searchtune.prompts.rubrics import find_rubric
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.specs.suite import SuiteSpec
@@ -23,6 +24,8 @@ from searchtune.types import Run
 from searchtune.workflows import rerank_finish, rerank_measure
 from searchtune.workflows.adapter import merge_adapter, verify_adapter
 from searchtune.workflows.evaluate import run_suite
+from searchtune.workflows.judge_job import JobPlan, run_job
+from searchtune.workflows.open_judge import open_judge
 from searchtune.workflows.open_reranker import open_reranker
 from searchtune.workflows.pipeline import open_search
 from searchtune.workflows.plan import plan_reranker
@@ -30,6 +33,7 @@ from searchtune.workflows.progress import SILENT
 from searchtune.workflows.rerank import train_reranker
 from searchtune.workflows.rerank_score import score_pairs, score_run
 from searchtune.workflows.systems import Request, WordRanker
+from unit.workflows.judging import some_pairs
 
 SMALL = {
     "max_tokens": 64,
@@ -264,3 +268,18 @@ def test_a_search_retrieves_and_reranks(finished, world):
     assert set(search.timings) == {"retrieve", "rerank"}
     with pytest.raises(ConfigError, match="needs a retriever"):
         open_search(str(world))
+
+
+def test_a_reranker_judges_relevant_or_not(finished, tmp_path):
+    pairs = some_pairs(tmp_path, queries=2)
+    opened = open_judge(str(finished.folder), precision="fp32")
+    assert (opened.rubric.name, opened.style) == ("binary", None)
+    job = run_job(opened, pairs, tmp_path / "job", JobPlan(canaries=2))
+    asked = [{"query": query, "document": passage} for query, passage in map(pairs.texts, range(len(pairs)))]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    scored = score_pairs(open_reranker(str(finished.folder), precision="fp32"), tmp_path / "asked.jsonl")
+    assert np.allclose(job.probabilities[:, 1], [row["probability"] for row in scored], atol=1e-5)
+    assert job.probabilities.shape == (16, 2) and np.allclose(job.probabilities.sum(axis=1), 1)
+    assert job.facts["tokens"] > 0 and job.planted
+    with pytest.raises(ConfigError, match="is a reranker: it is asked under no rubric"):
+        opened.under(find_rubric("umbrela"), None)

@@ -94,12 +94,15 @@ def judge_warnings(report: JudgeReport) -> list[str]:
             f"Unreadable replies: {judge.pairs - judge.judged:,} of {judge.pairs:,} pairs have no grade ({lost}); the "
             "figures say nothing of them."
         )
-    for kind, it in judge.canaries.items():
-        if it.rises.mean > SWAYED and it.rise.mean > 0:
-            said.append(
-                f"Planted text: with {kind} in the passage {percent(it.rises.mean)} of {it.pairs:,} pairs get a "
-                f"higher grade, by {signed(it.rise.mean)} on average over all; do not let it judge what others write."
-            )
+    swayed = {kind: it for kind, it in judge.canaries.items() if it.rises.mean > SWAYED and it.rise.mean > 0}
+    if swayed:
+        tried = sum(it.pairs for it in swayed.values())
+        share = sum(it.rises.mean * it.pairs for it in swayed.values()) / tried
+        rise = sum(it.rise.mean * it.pairs for it in swayed.values()) / tried
+        said.append(
+            f"Planted text: with {listed(list(swayed))} in the passage {percent(share)} of {tried:,} pairs get a "
+            f"higher grade, by {signed(rise)} on average over all; do not let it judge what others write."
+        )
     return said
 
 

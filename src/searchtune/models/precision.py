@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from searchtune.models.freed_memory import keep_freed_memory
 from searchtune.storage.derived import recall, remember
 
 if TYPE_CHECKING:
@@ -85,15 +84,12 @@ def bf16_speedup(device_type: str) -> float:
 
 
 def pick_device() -> torch.device:
-    """The accelerator if torch sees one, else the CPU, where freed memory is then kept (see `freed_memory`)."""
+    """The accelerator if torch sees one, else the CPU."""
     import torch
 
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    keep_freed_memory()
-    return torch.device("cpu")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
 
 
 def device_type() -> str:

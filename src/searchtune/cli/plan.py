@@ -18,7 +18,10 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")] = False,
 ) -> None:
-    """Count trainable parameters and predict memory, from the recipe and the base's config.json alone."""
+    """What training a recipe would take: trainable parameters and memory, before any weight is read.
+
+    The recipe and the base's config.json are enough.
+    """
     from searchtune.workflows.recipes import load_any_recipe
 
     settled = load_any_recipe(recipe, overrides=overrides or [])

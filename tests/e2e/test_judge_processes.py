@@ -157,11 +157,19 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_judged_twice(tmp_p
     assert len({(one["query_id"], one["doc_id"]) for one in judged}) == len(judged) == QUERIES * DOCS
 
 
+LISTENING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+from searchtune.cli.main import main
+main()
+"""
+
+
 @pytest.mark.slow
 def test_an_interrupted_job_ends_at_once_and_says_so(tmp_path, endpoint):
     server = endpoint(0.2)
     command = arguments(write_rows(tmp_path / "pairs.jsonl", queries=QUERIES, docs=DOCS), tmp_path / "job", server)
-    process = python("-m", "searchtune", *command)
+    process = python("-c", LISTENING, *command)
     deadline = time.monotonic() + 60
     while sum(server.asked.values()) < 3 * CONCURRENCY and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -59,6 +59,13 @@ def open_collection(task: TaskSpec) -> Collection:
     return collection
 
 
+def places_of(source: str) -> list[Path]:
+    """Where a source may lie, the first choice first: in the working directory, at `data_home`, in `./datasets`."""
+    path = Path(source).expanduser()
+    roots = dict.fromkeys([Path(), data_home(), Path("datasets")])
+    return [path] if path.is_absolute() else [root / path for root in roots]
+
+
 def _with_splits(collection: Collection, splits: Mapping[str, str]) -> Collection:
     """The same collection with its labels under the names that a task gives them."""
     for name, source in splits.items():
@@ -116,9 +123,7 @@ def _folder(task: TaskSpec) -> Collection:
 
 
 def _locate(task: TaskSpec) -> Path:
-    source = Path(task.source).expanduser()
-    roots = dict.fromkeys([Path(), data_home(), Path("datasets")])
-    places = [source] if source.is_absolute() else [root / source for root in roots]
+    places = places_of(task.source)
     for place in places:
         if place.is_dir():
             return place

@@ -15,7 +15,8 @@ from searchtune.errors import DataError, LeakError
 from searchtune.evaluation.judge_report import JudgeReport
 from searchtune.metrics.grade_calibration import GradeCalibration, best_threshold, fit_grade_calibration
 from searchtune.models.adapters import add_lora
-from searchtune.models.chat import ChatFormat, chat_store
+from searchtune.models.backends import label_tokens
+from searchtune.models.chat import chat_store
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
@@ -228,7 +229,7 @@ def _train(
         progress.note(
             f"{store.truncated:,} of {len(train.prompts):,} training passages are cut to fit {recipe.max_tokens}"
         )
-    labels = ChatFormat(model.tokenizer).single_tokens(rubric.labels)
+    labels = label_tokens(model.tokenizer, train.prompts, rubric.labels)
     targets = np.zeros((len(train.prompts), len(labels)), dtype=np.float32)
     targets[np.arange(len(targets)), train.pairs.grades] = 1
     objective = LabelReading(
@@ -252,7 +253,7 @@ def _train(
 def _read(model: CausalLM, recipe: JudgeRecipe, split: _Split, rubric: Rubric) -> FloatArray64:
     """How likely each grade is. Shape: (pairs, grades)."""
     store = chat_store(model.tokenizer, split.prompts, recipe.max_tokens)
-    labels = ChatFormat(model.tokenizer).single_tokens(rubric.labels)
+    labels = label_tokens(model.tokenizer, split.prompts, rubric.labels)
     logits = model.score_store(
         store, labels, groups=split.pairs.queries, tokens_per_chunk=recipe.tokens_per_chunk
     ).astype(np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 from searchtune.data.judging import JudgePairs, PairFields, holes, pairs_of_labels, pairs_of_runs, read_pairs
 from searchtune.data.named import run_in_collection
 from searchtune.data.splits import hash_share
-from searchtune.data.tasks import data_home, load_task, open_collection
+from searchtune.data.tasks import load_task, open_collection, places_of
 from searchtune.data.trec import read_trec_run
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.retrieval.bm25 import kept_bm25
@@ -64,9 +64,7 @@ def _from_file(source: PairSource, top: int) -> JudgePairs:
 
 
 def _found(name: str) -> Path:
-    path = Path(name).expanduser()
-    roots = dict.fromkeys([Path(), data_home(), Path("datasets")])
-    places = [path] if path.is_absolute() else [root / path for root in roots]
+    places = places_of(name)
     for place in places:
         if place.is_file():
             return place

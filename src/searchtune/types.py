@@ -1,4 +1,5 @@
-"""The nouns that every room shares: `Collection`, `Qrels`, `Run`, `RankExample` (array-native) and `Judgment`.
+"""The nouns that every room shares: `Collection`, `Qrels`, `Run` and `RankExample` (array-native), `Judgment`, `Turn`
+and `Answer`.
 
 Documents and queries are known by integer position. A `Collection` keeps its documents and its queries in
 the byte order of their ids, so that comparing two positions is the same as comparing two id strings: the
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -188,3 +190,24 @@ class Judgment:
         if self.probabilities is None:
             return None if self.grade is None else float(self.grade)
         return sum(grade * share for grade, share in enumerate(self.probabilities))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What somebody asks, with what was said before it."""
+
+    utterance: str
+    history: tuple[tuple[Literal["user", "assistant", "title"], str], ...] = ()
+    """Who said what, the oldest first; a title names what a conversation is about. Empty for a single question."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered from passages."""
+
+    text: str
+    """As it was written, citations such as `[2]` included."""
+    citations: tuple[int, ...] = ()
+    """The passages it cites by their number, counted from 1, each once and in the order of their first mention."""
+    abstained: bool = False
+    """Whether it says that the passages do not answer the question."""

@@ -4,6 +4,18 @@ Knows indexes and models, not tasks, training or evaluation.
 """
 
 from searchtune.pipeline.search import Hit, Search, Timing
-from searchtune.pipeline.stages import Dense, Fused, PairReranker, Reranking, Retrieval, Words
+from searchtune.pipeline.stages import Answering, Dense, Fused, PairReranker, Reranking, Retrieval, Rewriting, Words
 
-__all__ = ["Dense", "Fused", "Hit", "PairReranker", "Reranking", "Retrieval", "Search", "Timing", "Words"]
+__all__ = [
+    "Answering",
+    "Dense",
+    "Fused",
+    "Hit",
+    "PairReranker",
+    "Reranking",
+    "Retrieval",
+    "Rewriting",
+    "Search",
+    "Timing",
+    "Words",
+]

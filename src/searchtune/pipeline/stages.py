@@ -1,4 +1,8 @@
-"""The stages of a search: retrievers give a ranking for query texts, rerankers put its top in a new order."""
+"""The stages of a pipeline.
+
+Rewriters put what was said into queries, retrievers give a ranking for query texts, rerankers put its top in a new
+order, and answerers write from passages.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,14 @@ from searchtune.retrieval.fusion import fuse
 from searchtune.retrieval.index import VectorIndex
 from searchtune.retrieval.reorder import blended, reordered
 from searchtune.specs.card import FittedBlend
-from searchtune.types import NO_DOC, FloatArray, Run
+from searchtune.types import NO_DOC, Answer, FloatArray, Run, Turn
+
+
+class Rewriting(Protocol):
+    """Puts what was said into queries that stand alone."""
+
+    def rewrite(self, turns: Sequence[Turn]) -> list[str]:
+        """The query for each turn, in order; the utterance itself where it is better left as it is."""
 
 
 class Retrieval(Protocol):
@@ -30,6 +41,13 @@ class Reranking(Protocol):
 
     def rerank(self, queries: Sequence[str], run: Run) -> Run:
         """The run of `retrieve` for these texts with its top in a new order."""
+
+
+class Answering(Protocol):
+    """Writes answers from passages."""
+
+    def answer(self, questions: Sequence[str], passages: Sequence[Sequence[str]]) -> list[Answer]:
+        """The answer to each question from its own passages, the best first; a question may have none."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from searchtune.models.adapters import Adapter
+from searchtune.models.backends import label_tokens
 from searchtune.models.cards import check_base, read_llm_card
-from searchtune.models.chat import ChatFormat, chat_store, example_store
+from searchtune.models.chat import chat_store, example_store
 from searchtune.models.completions import CompletionReader
 from searchtune.models.folders import open_plainly, put_adapter, write_adapter
 from searchtune.models.generator import CausalLM, load_causal_lm
@@ -101,7 +102,7 @@ def llm_probe_scores(model: CausalLM, card: LlmCard) -> FloatArray:
     """What the model makes of the probe. Shape: (examples, labels), or (examples, 1) where the card has no labels."""
     if card.labels:
         store = chat_store(model.tokenizer, _conversations(card), card.max_tokens)
-        return model.score_store(store, ChatFormat(model.tokenizer).single_tokens(card.labels))
+        return model.score_store(store, label_tokens(model.tokenizer, _conversations(card), card.labels))
     chosen = example_store(model.tokenizer, _examples(card), card.max_tokens).chosen
     return CompletionReader(model).read_store(chosen)[:, None]
 
@@ -116,10 +117,11 @@ def open_llm_with_transformers(folder: Path, card: LlmCard, model: CausalLM, bas
     plain = open_plainly(folder, card, resolve_model(base or card.base, None if base else card.revision))
     tokenizer, scores = model.tokenizer, []
     if card.labels:
-        store, labels = chat_store(tokenizer, _conversations(card), card.max_tokens), ChatFormat(tokenizer)
+        store = chat_store(tokenizer, _conversations(card), card.max_tokens)
+        labels = label_tokens(tokenizer, _conversations(card), card.labels)
         for start, stop in zip(store.offsets, store.offsets[1:], strict=False):
             logits = plain(input_ids=torch.from_numpy(store.ids[start:stop])[None]).logits[0, -1].float()
-            scores.append(logits[labels.single_tokens(card.labels)].numpy())
+            scores.append(logits[labels].numpy())
         return np.stack(scores)
     chosen = example_store(tokenizer, _examples(card), card.max_tokens).chosen
     for text, prompt in enumerate(chosen.prompts):

@@ -58,6 +58,7 @@ _Depth = Annotated[int, typer.Option(min=1, help="How much of it.")]
 _Holes = Annotated[bool, typer.Option("--holes", help="Only pairs that nobody has judged.")]
 _Negatives = Annotated[int, typer.Option(min=0, help="So many of BM25's best unlabelled documents a query as grade 0.")]
 _MaxQueries = Annotated[int | None, typer.Option(min=1, help="Only so many queries, the same ones every time.")]
+_MaxPairs = Annotated[int | None, typer.Option(min=1, help="Only so many pairs, the same random ones every time.")]
 _Rubric = Annotated[str | None, typer.Option(help="umbrela or binary, for a model without an adapter.")]
 _Style = Annotated[PromptStyle | None, typer.Option(help="How much the prompt says.")]
 _Calibration = Annotated[Path | None, typer.Option(help="What `judge calibrate` wrote.")]
@@ -89,6 +90,7 @@ def run(
     holes: _Holes = False,
     negatives: _Negatives = 0,
     max_queries: _MaxQueries = None,
+    max_pairs: _MaxPairs = None,
     rubric: _Rubric = None,
     style: _Style = None,
     calibration: _Calibration = None,
@@ -116,6 +118,7 @@ def run(
     source = {
         "file": pairs, "grade_field": grade_field or None, "judges_field": judges_field, "task": task, "split": split,
         "runs": runs or [], "depth": depth, "holes": holes, "negatives": negatives, "max_queries": max_queries,
+        "max_pairs": max_pairs,
     }  # fmt: skip
     far = {"--key-variable": key_variable, "--no-logprobs": not logprobs, "--max-cost": max_cost,
            "--max-tokens": max_tokens, "--prices": any(prices)}  # fmt: skip

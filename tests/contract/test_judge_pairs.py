@@ -11,10 +11,10 @@ import pytest
 
 from searchtune.data.beir import read_beir
 from searchtune.data.human_labels import read_human_labels, write_for_labelling
+from searchtune.data.judge_samples import balanced_sample
 from searchtune.data.judging import (
     UNJUDGED,
     PairFields,
-    balanced_sample,
     pairs_of_labels,
     read_pairs,
     split_by_query,

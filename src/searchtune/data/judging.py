@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -203,26 +203,13 @@ def holes(collection: Collection, runs: Iterable[Run], labels: Qrels, depth: int
     return pool.select(known & (pool.grades == UNJUDGED))
 
 
-def balanced_sample(pairs: JudgePairs, per_grade: int, *, seed: int) -> JudgePairs:
-    """Up to `per_grade` pairs of each grade that people gave, spread over as many queries as possible.
-
-    The same seed draws the same pairs; a grade with fewer gives all it has. Pairs without a grade are left out.
-
-    Raises:
-        ConfigError: `per_grade` below 1.
-    """
-    if per_grade < 1:
-        raise ConfigError(f"{per_grade} pairs a grade: draw at least 1")
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for grade in np.unique(pairs.grades[pairs.grades != UNJUDGED]):
-        places = rng.permutation(np.flatnonzero(pairs.grades == grade))
-        by_query = np.argsort(pairs.queries[places], kind="stable")
-        starts = np.searchsorted(pairs.queries[places][by_query], pairs.queries[places][by_query])
-        turn = np.empty(len(places), dtype=np.int64)  # each query's first pair, then each query's second, ...
-        turn[by_query] = np.arange(len(places)) - starts
-        chosen.append(places[np.argsort(turn, kind="stable")][:per_grade])
-    return pairs.select(np.concatenate([np.zeros(0, dtype=np.int64), *chosen]))
+def with_prefix(pairs: JudgePairs, prefix: str) -> JudgePairs:
+    """The same pairs under ids that begin with `prefix`, so that sets from several places can be joined."""
+    return replace(
+        pairs,
+        query_ids=[prefix + one for one in pairs.query_ids],
+        doc_ids=[prefix + one for one in pairs.doc_ids],
+    )
 
 
 def split_by_query(pairs: JudgePairs, shares: Mapping[str, float], *, seed: int = 0) -> dict[str, JudgePairs]:

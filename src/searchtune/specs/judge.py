@@ -30,6 +30,8 @@ class PairSource(Spec):
     depth: Positive = 10
     holes: bool = False
     """Of these, only pairs that nobody has judged."""
+    as_grade: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = {}
+    """From the grades that are there to the rubric's, such as `{1: 3}` for a task that knows only relevant or not."""
     negatives: Annotated[int, Field(ge=0)] = 0
     """Where a task labels only what is relevant: so many of BM25's best unlabelled documents of each query are taken as
     grade 0."""
@@ -79,6 +81,8 @@ class JudgeRecipe(LlmRecipe):
     kind: Literal["judge"] = "judge"
     train: PairSource
     """Pairs that people graded."""
+    more: list[PairSource] = []
+    """Further pairs to train on, of tasks with many queries where `train` has few. Dev is cut from `train` alone."""
     test: PairSource | None = None
     """Pairs that base and tuned judge are measured on; null measures nothing."""
     rubric: str | OwnRubric = "umbrela"
@@ -87,6 +91,9 @@ class JudgeRecipe(LlmRecipe):
     """How much the prompt says. A tuned judge needs little, and every token costs."""
     per_grade: Positive | None = None
     """Train on at most so many pairs of each grade, spread over the queries; null trains on all."""
+    per_query: Annotated[int, Field(ge=2)] | None = None
+    """Train on at most so many pairs of each query, as many relevant as not, so that the query alone says nothing about
+    the grade; null trains on all."""
     canary_share: Share = 0.0
     """Into so many of the training pairs that are not relevant a canary is planted, so that the judge learns not to
     follow what a passage says of itself. Another set of canaries than the ones that are measured."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from accelerate import PartialState
 
-from searchtune.data.judging import UNJUDGED, JudgePairs, balanced_sample, split_by_query
+from searchtune.data.judge_samples import balanced_sample, even_sample
+from searchtune.data.judging import UNJUDGED, JudgePairs, joined_pairs, split_by_query, with_prefix
 from searchtune.data.near import near_groups
 from searchtune.errors import DataError, LeakError
 from searchtune.evaluation.judge_report import JudgeReport
@@ -141,9 +143,10 @@ def train_judge(
 def _open_data(recipe: JudgeRecipe, rubric: Rubric, leaks: Leaks, progress: Progress) -> _Data:
     """Training, dev and test pairs, and whatever of them would only be missed after training."""
     pairs = _graded(recipe.train, rubric, "training")
+    more = [_graded(source, rubric, "training") for source in recipe.more]
     test = None if recipe.test is None else _graded(recipe.test, rubric, "test", all_of_them=False)
     if test is not None:
-        pairs = _without_leaks(pairs, test, leaks, progress)
+        pairs, *more = (_without_leaks(part, test, leaks, progress) for part in (pairs, *more))
     parts = split_by_query(pairs, {"train": 1 - recipe.dev.share, "dev": recipe.dev.share}, seed=0)
     train, dev = parts["train"], sampled(parts["dev"], recipe.dev.max_examples)
     for name, part in (("training", train), ("dev", dev)):
@@ -154,12 +157,26 @@ def _open_data(recipe: JudgeRecipe, rubric: Rubric, leaks: Leaks, progress: Prog
                 f"all {len(part):,} {name} pairs are {kind} (grade {rubric.min_grade} or more is): give pairs of both "
                 "kinds, of more queries, or a greater dev.share"
             )
-    if recipe.per_grade is not None:
-        train = balanced_sample(train, recipe.per_grade, seed=recipe.seed)
+    train = _drawn(recipe, [train, *more], rubric)
     counts = ", ".join(f"{int((train.grades == grade).sum()):,} of {grade}" for grade in range(rubric.top + 1))
     progress.note(f"training pairs: {len(train):,} ({counts}); dev: {len(dev):,} pairs of other queries")
     prompts = _training_prompts(recipe, train, rubric)
     return _Data(_Split(train, prompts), _Split(dev, _prompts(recipe, dev, rubric)), test)
+
+
+def _drawn(recipe: JudgeRecipe, parts: Sequence[JudgePairs], rubric: Rubric) -> JudgePairs:
+    """What is trained on, of the first source and of further ones, whose ids then begin with their number."""
+    if recipe.per_query is not None:
+        parts = [even_sample(part, recipe.per_query, rubric.min_grade, seed=recipe.seed) for part in parts]
+    if recipe.per_grade is not None:
+        parts = [balanced_sample(part, recipe.per_grade, seed=recipe.seed) for part in parts]
+    train = joined_pairs([parts[0], *(with_prefix(part, f"{i}:") for i, part in enumerate(parts[1:], start=1))])
+    if not len(train):
+        raise DataError(
+            f"no query has both a relevant passage (grade {rubric.min_grade} or more) and one that is not: leave "
+            "per_query out, or give the task negatives"
+        )
+    return train
 
 
 def _graded(source: PairSource, rubric: Rubric, what: str, *, all_of_them: bool = True) -> JudgePairs:

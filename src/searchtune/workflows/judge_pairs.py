@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from searchtune.data.judging import JudgePairs, PairFields, holes, pairs_of_labels, pairs_of_runs, read_pairs
+from searchtune.data.judging import UNJUDGED, JudgePairs, PairFields, holes, pairs_of_labels, pairs_of_runs, read_pairs
 from searchtune.data.named import run_in_collection
 from searchtune.data.splits import hash_share
 from searchtune.data.tasks import load_task, open_collection, places_of
@@ -16,7 +17,7 @@ from searchtune.retrieval.bm25 import kept_bm25
 from searchtune.specs.judge import PairSource
 from searchtune.storage.fingerprint import Fingerprint
 from searchtune.storage.places import cache_root
-from searchtune.types import NO_DOC, Collection, Qrels, Run
+from searchtune.types import NO_DOC, Collection, IntArray, Qrels, Run
 
 
 def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
@@ -27,6 +28,8 @@ def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
         DataError: broken rows, a grade above `top`, or no pair at all.
     """
     pairs = _from_file(source, top) if source.task is None else _from_task(source)
+    if source.as_grade:
+        pairs = replace(pairs, grades=_translated(pairs.grades, source))
     if source.max_queries is not None:
         order = sorted(range(len(pairs.query_ids)), key=lambda i: hash_share(pairs.query_ids[i]))
         pairs = pairs.select(np.isin(pairs.queries, order[: source.max_queries]))
@@ -40,6 +43,16 @@ def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
             "choose a rubric of the same scale"
         )
     return pairs
+
+
+def _translated(grades: IntArray, source: PairSource) -> IntArray:
+    """Grades as the rubric has them; those that `as_grade` does not name stay."""
+    missing = sorted(set(source.as_grade) - set(grades.tolist()))
+    if missing:
+        found = sorted(set(grades.tolist()) - {UNJUDGED})
+        raise ConfigError(f"{source.task or source.file}: as_grade names grade {missing[0]}; the grades are {found}")
+    table = {grade: source.as_grade.get(grade, grade) for grade in set(grades.tolist())}
+    return np.array([table[grade] for grade in grades.tolist()], dtype=np.int64)
 
 
 def sampled(pairs: JudgePairs, count: int) -> JudgePairs:

@@ -9,16 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchtune.data.collection import build_collection
+from searchtune.data.judge_samples import balanced_sample, even_sample
 from searchtune.data.judging import (
     UNJUDGED,
     PairFields,
-    balanced_sample,
     holes,
+    joined_pairs,
     pairs_of_labels,
     pairs_of_run,
     pairs_of_runs,
     read_pairs,
     split_by_query,
+    with_prefix,
 )
 from searchtune.data.judgments import (
     judgment_qrels,
@@ -245,6 +247,31 @@ def test_a_balanced_sample_is_even_spread_and_the_same_for_a_seed(tmp_path):
     assert len(balanced_sample(pairs.select(pairs.grades == UNJUDGED), 5, seed=0)) == 0
     with pytest.raises(ConfigError, match="at least 1"):
         balanced_sample(pairs, 0, seed=0)
+
+
+def test_an_even_sample_has_as_many_relevant_as_other_pairs_of_every_query(tmp_path):
+    pairs = many(tmp_path)
+    sample = even_sample(pairs, 4, 2, seed=3)
+    for query in range(len(sample.query_ids)):
+        own = sample.grades[sample.queries == query]
+        assert 0 < (own >= 2).sum() == (own < 2).sum() <= 2
+    assert table(sample).items() <= table(pairs).items()
+    assert table(sample) == table(even_sample(pairs, 4, 2, seed=3)) != table(even_sample(pairs, 4, 2, seed=4))
+    everything = even_sample(pairs, 10_000, 2, seed=0)
+    for grade in (0, 1):  # the larger side gives of each of its grades alike
+        assert (everything.grades == grade).sum() > 0
+    assert len(even_sample(pairs.select(pairs.grades >= 2), 4, 2, seed=0)) == 0
+    with pytest.raises(ConfigError, match="at least 2"):
+        even_sample(pairs, 1, 2, seed=0)
+
+
+def test_prefixed_sets_can_be_joined(tmp_path):
+    pairs = many(tmp_path)
+    joined = joined_pairs([pairs, with_prefix(pairs, "1:")])
+    assert len(joined) == 2 * len(pairs)
+    assert sorted(one.removeprefix("1:") for one in joined.query_ids) == sorted([*pairs.query_ids] * 2)
+    with pytest.raises(DataError, match="two of the sets"):
+        joined_pairs([pairs, pairs])
 
 
 def test_parts_share_no_query_and_hold_their_shares(tmp_path):

@@ -38,14 +38,22 @@ def train(
     folder = out or default_folder(f"rewrite-{Path(recipe).name}", None)
 
     from searchtune.cli.progress import RichProgress
+    from searchtune.retrieval.cache import EmbeddingCache
     from searchtune.workflows.rewrite import train_rewriter
 
     with RichProgress() as progress:
-        result = train_rewriter(settled, folder, policy=policy, leaks=leaks.value, progress=progress)
+        result = train_rewriter(
+            settled, folder, policy=policy, leaks=leaks.value, cache=EmbeddingCache(), progress=progress
+        )
     if result is None:
         return
     if as_json:
         typer.echo(json.dumps(result.summary(), indent=2))
         return
+    if result.report is not None:
+        from searchtune.evaluation import render_report
+
+        typer.echo(render_report(result.report))
+        typer.echo(f"report   {result.folder / 'report.html'}")
     typer.echo("dev      " + ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items()))
     typer.echo(f"adapter  {result.adapter}")

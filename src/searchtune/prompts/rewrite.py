@@ -104,12 +104,12 @@ class RewritePrompt:
 def parse_rewrite(reply: str, utterance: str) -> str:
     """The query in a rewriter's reply: its first line, without a label such as `Rewrite:` and without quotes around it.
 
-    Where nothing is left, the utterance itself.
+    Where no word is left, the utterance itself.
     """
     lines = [line.strip() for line in reply.strip().splitlines() if line.strip()]
     for line in lines:
         query = _unquoted(_LABEL.sub("", line).strip())
-        if query:
+        if any(char.isalnum() for char in query):
             return query
     return _line(utterance)
 
@@ -118,7 +118,7 @@ def _unquoted(text: str) -> str:
     """Without the quotes that stand around the whole text."""
     while len(text) >= 2 and _QUOTES.get(text[0]) == text[-1] and text[-1] not in text[1:-1]:
         text = text[1:-1].strip()
-    return text.strip() if text.strip("\"'`") else ""
+    return text
 
 
 def _line(text: str) -> str:

@@ -16,7 +16,7 @@ from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, we
 from searchtune.prompts.chat import ChatExample
 from searchtune.prompts.rewrite import VERSIONS, RewritePrompt
 from searchtune.specs.card import LlmCard, RewriteUse
-from searchtune.specs.rewrite import RewriteRecipe
+from searchtune.specs.rewrite import Mode, RewriteRecipe
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.training.fit import TrainLog
 from searchtune.workflows.adapter import Verification, verify_in_fresh_process
@@ -36,6 +36,8 @@ class TrainedRewriter:
     adapter: Adapter
     log: TrainLog
     dev: Mapping[str, float]
+    modes: Mapping[str, Mode]
+    """Retriever -> how rewrites serve it best on dev."""
     data_fingerprint: str
     examples: Sequence[ChatExample]
 
@@ -76,6 +78,7 @@ def _card(trained: TrainedRewriter) -> LlmCard:
             history_words=prompt.history_words,
             reply_words=prompt.reply_words,
             max_new_tokens=recipe.max_new_tokens,
+            modes=dict(trained.modes),
         ),
         trainable_parameters=trained.adapter.trainable,
         recipe_sha256=spec_sha256(recipe),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
+from searchtune.cli.rewrite_run import run
 
 app = typer.Typer(no_args_is_help=True, help="Train a rewriter of queries, rewrite with it.")
 
@@ -57,3 +58,6 @@ def train(
         typer.echo(f"report   {result.folder / 'report.html'}")
     typer.echo("dev      " + ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items()))
     typer.echo(f"adapter  {result.adapter}")
+
+
+app.command()(run)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,15 +99,32 @@ def read_rewrites(path: Path, *, on_problem: OnProblem = "fail") -> RewriteSet:
     return RewriteSet(tuple(found), (*result.problems, *result.warnings))
 
 
-def read_turns(path: Path, *, on_problem: OnProblem = "fail") -> tuple[list[str], list[Turn]]:
+class _Piped(RowReader):
+    """Lines that come from a pipe, which cannot be read twice."""
+
+    def __init__(self, raw: Iterable[bytes]) -> None:
+        super().__init__(Path("<stdin>"))
+        self._raw = raw
+
+    def lines(self) -> Iterator[str]:
+        """Each line that is not blank, without its end. Lines that are not UTF-8 are left out."""
+        for number, raw in enumerate(self._raw, start=1):
+            self.number = number
+            if (line := self._decoded(raw)).strip():
+                yield line
+
+
+def read_turns(source: Path | Iterable[bytes], *, on_problem: OnProblem = "fail") -> tuple[list[str], list[Turn]]:
     """Ids and turns to rewrite, from JSON lines with `query_id`, `utterance` and, where there is some, `history`.
+
+    `source` is a file, plain or gzip-compressed, or the lines of a pipe.
 
     A row without `query_id` gets the number of its line.
 
     Raises:
         DataError: rows that cannot be used, or two with one id.
     """
-    reader = RowReader(path)
+    reader = RowReader(source) if isinstance(source, Path) else _Piped(source)
     found: dict[str, Turn] = {}
     lines: dict[str, int] = {}
     for row in reader.objects():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from searchtune.pipeline.rewriting import Rewritten
 from searchtune.specs.base import parse_spec
 from searchtune.specs.rewrite import RewriteRecipe
 
@@ -74,3 +75,34 @@ def write_conversations(folder: Path) -> tuple[Path, Path]:
             lines = [f"{t}_{n}\t{t}-{n}\t1" for t in topics if splits[t] == split for n in (1, 2, 3)]
             (place / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines, ""]))
     return raw, human
+
+
+class Parrot:
+    """A rewriter without a model: puts the newest title or the first word said before the utterance; may fail."""
+
+    def __init__(self, *, name="parrot", fail_after=None, silent="", prompt=None):
+        self.name, self.fail_after, self.silent = name, fail_after, silent
+        self.asked = []
+        self.modes = {}
+
+    @property
+    def identity(self):
+        return {"what": self.name}
+
+    def mode(self, retriever):
+        return self.modes.get(retriever, "replace")
+
+    def stream(self, turns):
+        for place, turn in enumerate(turns):
+            if self.fail_after is not None and len(self.asked) >= self.fail_after:
+                raise RuntimeError("killed")
+            self.asked.append(turn)
+            if self.silent and self.silent in turn.utterance:
+                yield Rewritten(place, turn.utterance, "no answer in 6 attempts", 0, 0, 0.0)
+            else:
+                yield Rewritten(place, self.query(turn), None, 10, 2, 0.25)
+
+    @staticmethod
+    def query(turn):
+        """The last word of the conversation's beginning, behind the utterance."""
+        return f"{turn.utterance} {turn.history[0][1].split()[-1]}" if turn.history else turn.utterance

@@ -275,7 +275,12 @@ def _measure(
     progress.stage("rewriting test with the tuned rewriter")
     tuned = rewrite_all(opened, asked, out / "tuned-rewrites.jsonl", progress=progress)
     progress.stage("searching with them")
-    training = {"curve": log.to_json()["steps"], "dev_metric": fit_metric(recipe), "seconds": log.seconds}
+    training = {
+        "curve": [{"step": step.step, "loss": step.loss, "lr": step.lr} for step in log.steps],
+        "seconds": round(log.seconds, 1),
+        "best_step": log.best_step,
+        **{f"dev {name}": round(value, 4) for name, value in (log.best_dev or {}).items()},
+    }
     facts = {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_sha256": spec_sha256(recipe),

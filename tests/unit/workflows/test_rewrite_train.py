@@ -29,7 +29,6 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rewrite_finish, "verify_in_fresh_process", verify_adapter)
         patch.setattr(rewrite_measure, "build_report", partial(build_report, rounds=200))
-        patch.setattr(rewrite_measure, "write_page", lambda report, file: None)
         yield
 
 
@@ -168,7 +167,12 @@ def test_a_test_searches_with_what_was_said_and_with_every_rewrite(measured):
     assert measured.report.n == 9 and measured.report.reference == "bm25"
     assert measured.report.estimate("bm25+human").mean == 1.0 > measured.report.estimate("bm25").mean
     assert measured.report.comparison("bm25+tuned", "bm25+human") is not None
-    assert {path.name for path in measured.folder.iterdir()} >= {"report.json", "rewriting.json", "rewrites.jsonl"}
+    assert {path.name for path in measured.folder.iterdir()} >= {
+        "report.json",
+        "report.html",
+        "rewriting.json",
+        "rewrites.jsonl",
+    }
     card = read_any_card(measured.adapter)
     facts = json.loads((measured.folder / "rewriting.json").read_text())
     assert card.rewriting.modes == facts["modes"] and set(facts["modes"]) == {"bm25", "dense"}

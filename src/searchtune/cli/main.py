@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "Look at test collections: list, show, check, fetch, export.",
     "embed": "Train an embedding adapter, encode with it, search with it.",
     "rerank": "Train a reranker's adapter, score pairs with it, rerank a run.",
+    "rewrite": "Train a rewriter of queries, rewrite with it.",
     "judge": "Train a judge of relevance, judge pairs, compare with people, calibrate, hand pairs out.",
     "plan": "What training a recipe would take: trainable parameters and memory, before any weight is read.",
     "eval": "Measure systems on test collections, compare them, guard what they reach.",

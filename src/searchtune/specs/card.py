@@ -132,6 +132,18 @@ class ChatProbe(Spec):
     """Largest absolute difference of a score that still counts as the same: 1e-5 of the largest score, or of 1."""
 
 
+class RewriteUse(Spec):
+    """How a rewriter is asked, and how its rewrites are searched with."""
+
+    history_turns: int
+    history_words: int
+    reply_words: int
+    max_new_tokens: int
+    modes: dict[str, Literal["replace", "append", "fuse"]] = {}
+    """Retriever (`bm25`, `dense`) -> how its rewrites served it best on dev: alone, behind the utterance, or as a
+    ranking fused with the utterance's. Empty where nothing was searched with."""
+
+
 class LlmCard(Card):
     """The card of an adapter for a language model: a judge of relevance, a rewriter of queries, a writer of answers."""
 
@@ -147,6 +159,8 @@ class LlmCard(Card):
     """A judge's grades and what they mean (see `Rubric.fields`)."""
     calibration: dict[str, Any] | None = None
     """A judge's, from its distribution to one that can be believed (see `GradeCalibration`), as fitted on dev."""
+    rewriting: RewriteUse | None = None
+    """A rewriter's, beside its prompt."""
     quantise: Literal["none", "nf4"] = "none"
     """How the base was loaded when the adapter was trained."""
     probe: ChatProbe

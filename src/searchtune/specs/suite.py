@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -82,6 +83,22 @@ class RerankSystem(Spec):
         return sorted({*self.sweep, self.depth})
 
 
+class RewriteSystem(Spec):
+    """Puts a rewriter of queries in front of a system named earlier."""
+
+    kind: Literal["rewrite"]
+    model: str
+    """A rewriter's adapter folder or run folder, or a language model (hub id, folder, `package:NAME/path`)."""
+    of: str
+    """The system that searches: `bm25`, `dense`, or a `fusion` or `rerank` of such."""
+    mode: Literal["replace", "append", "fuse"] | None = None
+    """Search with the rewrite alone, with utterance and rewrite as one query, or with each and fuse the rankings; null
+    takes what the adapter's card says is best for this retriever, and `replace` where it says nothing."""
+    history: bool = True
+    """Read the earlier turns of a conversation, where all query ids of the task are CONVERSATION_TURN."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+
 class RunSystem(Spec):
     """A ranking made elsewhere."""
 
@@ -90,7 +107,9 @@ class RunSystem(Spec):
     """A TREC run file, plain or .gz; `{task}` stands for the task's name."""
 
 
-System = Annotated[Bm25System | DenseSystem | FusionSystem | RerankSystem | RunSystem, Field(discriminator="kind")]
+System = Annotated[
+    Bm25System | DenseSystem | FusionSystem | RerankSystem | RewriteSystem | RunSystem, Field(discriminator="kind")
+]
 
 
 class SuiteSpec(Spec):
@@ -144,6 +163,8 @@ class SuiteSpec(Spec):
         for place, (name, system) in enumerate(self.systems.items()):
             if isinstance(system, FusionSystem):
                 _check_fusion(name, system, names[:place])
+            if isinstance(system, RewriteSystem):
+                _check_rewriting(name, system, names[:place], self.systems)
             if isinstance(system, RerankSystem) and system.of not in names[:place]:
                 raise ValueError(
                     f"systems.{name} reranks {system.of!r}, which is not among the systems before it: {names[:place]}"
@@ -154,6 +175,31 @@ class SuiteSpec(Spec):
                     f"{self.depth}"
                 )
         return self
+
+
+def made_of(systems: Mapping[str, System], name: str) -> list[str]:
+    """A system and all that it is made of, in the order of the suite."""
+    wanted, waiting = {name}, [name]
+    while waiting:
+        system = systems[waiting.pop()]
+        parts = system.of if isinstance(system, FusionSystem) else [getattr(system, "of", "")]
+        fresh = {part for part in parts if part} - wanted
+        wanted |= fresh
+        waiting += fresh
+    return [one for one in systems if one in wanted]
+
+
+def _check_rewriting(name: str, system: RewriteSystem, earlier: list[str], systems: Mapping[str, System]) -> None:
+    if system.of not in earlier:
+        raise ValueError(
+            f"systems.{name} rewrites for {system.of!r}, which is not among the systems before it: {earlier}"
+        )
+    for part in made_of(systems, system.of):
+        if isinstance(systems[part], RunSystem | RewriteSystem):
+            raise ValueError(
+                f"systems.{name} rewrites for {system.of!r}, but {part!r} is of kind {systems[part].kind}, which ranks "
+                "nothing for other queries; name a system of bm25 and dense ones"
+            )
 
 
 def _check_fusion(name: str, system: FusionSystem, earlier: list[str]) -> None:

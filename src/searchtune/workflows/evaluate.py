@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,7 @@ import numpy as np
 
 from searchtune.data.duplicates import find_duplicates, fold_qrels, fold_run
 from searchtune.data.leakage import residual, seen_mask
-from searchtune.data.named import NamedRun
-from searchtune.data.results import MAIN_SCORE, RetrievalResult, has_mteb_name, write_result
 from searchtune.data.tasks import load_task, open_collection
-from searchtune.data.trec import write_trec_run
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation import Evidence, Report, build_report, read_report, write_report
 from searchtune.evaluation.page import write_page
@@ -28,18 +24,30 @@ from searchtune.retrieval.index import VectorIndex
 from searchtune.retrieval.tuning import tune_weights
 from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
 from searchtune.specs.card import adapter_folder
-from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, RerankSystem, RunSystem, SuiteSpec
+from searchtune.specs.suite import (
+    Bm25System,
+    DenseSystem,
+    FusionSystem,
+    RerankSystem,
+    RewriteSystem,
+    RunSystem,
+    SuiteSpec,
+    made_of,
+)
 from searchtune.specs.task import TaskSpec
 from searchtune.storage.assets import find_asset
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.storage.output import OutputPolicy, prepare_output
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
-from searchtune.workflows.encode import BiEncoder, encode_collection, open_encoder, together
+from searchtune.workflows.encode import BiEncoder, encode_collection, encode_texts, open_encoder, together
 from searchtune.workflows.open_reranker import exit_of, open_reranker
+from searchtune.workflows.open_rewriter import open_rewriter
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
 from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs, with_reranking_time
+from searchtune.workflows.rewriting import RewriteRanker, harm, rewritten_collection, with_rewriting_time
+from searchtune.workflows.suite_files import folder_name, write_for_others
 from searchtune.workflows.systems import (
     FileRanker,
     FusedRanker,
@@ -93,7 +101,7 @@ def run_suite(
     out = Path(out).expanduser().resolve()
     prepare_output(out, policy)
     _settle(suite, out / SUITE_FILE, policy)
-    tasks = {_folder_name(task.name): task for task in map(load_task, suite.tasks)}
+    tasks = {folder_name(task.name): task for task in map(load_task, suite.tasks)}
     if len(tasks) < len(suite.tasks):
         raise ConfigError(f"suite {suite.name}: two of its tasks {suite.tasks} bear one name; give each its own")
     results = []
@@ -115,10 +123,6 @@ def _settle(suite: SuiteSpec, file: Path, policy: OutputPolicy) -> None:
     write_json(file, suite.model_dump(mode="json"))
 
 
-def _folder_name(task: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", task).lstrip(".") or "task"
-
-
 def _measure_task(
     suite: SuiteSpec, task: TaskSpec, folder: Path, cache: EmbeddingCache | None, progress: Progress
 ) -> TaskResult:
@@ -132,7 +136,7 @@ def _measure_task(
     report, runs = _Bench(suite, collection, cache, progress).report()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _write_for_others(folder, collection, report, runs)
+        write_for_others(folder, collection, report, runs)
     except DataError as error:
         progress.note(f"warning: runs were not written for other tools: {error}")
     write_page(report, folder / "report.html")
@@ -140,30 +144,24 @@ def _measure_task(
     return TaskResult(task.name, folder, report)
 
 
-def _write_for_others(folder: Path, collection: Collection, report: Report, runs: Mapping[str, Run]) -> None:
-    """Runs as TREC files and figures as MTEB has them, one of each a system."""
-    (folder / "runs").mkdir(exist_ok=True)
-    for system, run in runs.items():
-        named = NamedRun(system, collection.query_ids, collection.doc_ids, run)
-        write_trec_run(folder / "runs" / f"{system}.run.gz", named)
-        known = {metric: it.mean for metric, it in report.systems[system].metrics.items() if has_mteb_name(metric)}
-        if not known:
-            continue
-        main = next(metric for metric in (MAIN_SCORE, report.headline_metric, *known) if metric in known)
-        results = folder / "mteb" / system
-        results.mkdir(parents=True, exist_ok=True)
-        result = RetrievalResult(
-            folder.name, {report.split: known}, main_metric=main, dataset_revision=collection.fingerprint
-        )
-        write_result(result, results)
+def _fits_on_dev(suite: SuiteSpec) -> bool:
+    """Whether weights of a fusion are fitted on dev."""
+    return any(isinstance(it, FusionSystem) and it.weights == DEV for it in suite.systems.values())
 
 
 class _Bench:
     """The systems of a suite, set up for one collection."""
 
     def __init__(
-        self, suite: SuiteSpec, collection: Collection, cache: EmbeddingCache | None, progress: Progress
+        self,
+        suite: SuiteSpec,
+        collection: Collection,
+        cache: EmbeddingCache | None,
+        progress: Progress,
+        *,
+        opened: dict[str, tuple[BiEncoder, VectorIndex]] | None = None,
     ) -> None:
+        """`opened` holds dense systems over the same documents, of which only queries must be encoded."""
         self.suite, self.collection, self.cache, self.progress = suite, collection, cache, progress
         self.representatives: IntArray | None = None
         if suite.duplicates == "as one":
@@ -176,6 +174,7 @@ class _Bench:
         self.trained_on: set[int] = set()
         self.losses: dict[str, ExactIndex] = {}
         self.rankers: dict[str, Ranker] = {}
+        self.opened: dict[str, tuple[BiEncoder, VectorIndex]] = {} if opened is None else opened
         for system in suite.systems:
             progress.stage(f"{collection.name}: {system}")
             self.rankers[system] = self._ranker(system)
@@ -187,6 +186,10 @@ class _Bench:
         qrels = self._folded(collection.qrels[suite.split])
         runs, milliseconds = self._runs(qrels, None)
         costs = with_reranking_time(costs_of(self.rankers, milliseconds), self.rankers)
+        costs = with_rewriting_time(costs, self.rankers)
+        for name, ranker in self.rankers.items():
+            if isinstance(ranker, RewriteRanker):
+                costs[name] |= self._harm(runs[ranker.of], runs[name], qrels)
         for name, exact in self.losses.items():
             costs[name]["exact_loss"] = self._loss(name, exact, runs[name], qrels)
         seen, rest = self._overlap(qrels)
@@ -223,6 +226,8 @@ class _Bench:
                 return FusedRanker(system.of, self._fusion(system))
             case RerankSystem():
                 return self._reranker(name, system)
+            case RewriteSystem():
+                return self._rewriter(name, system)
             case RunSystem():
                 file = Path(system.file.format(task=self.collection.name)).expanduser()
                 return FileRanker(file, self.collection, self.suite.split)
@@ -235,7 +240,48 @@ class _Bench:
         rule = exit_of(opened) if system.early_exit else None
         return RerankRanker(system.of, scorer, system.depth, blend, rule, system.depths if system.sweep else [])
 
+    def _rewriter(self, name: str, system: RewriteSystem) -> RewriteRanker:
+        """The system `of` once more, over the same documents and rewritten queries."""
+        rewriter = open_rewriter(system.model, precision=system.precision)
+        parts = {part: self.suite.systems[part] for part in made_of(self.suite.systems, system.of)}
+        dense = any(isinstance(part, DenseSystem) for part in parts.values())
+        mixed = any(isinstance(part, FusionSystem) for part in parts.values())
+        mode = system.mode or ("replace" if mixed else rewriter.mode("dense" if dense else "bm25"))
+        inner = self.suite.model_copy(
+            update={"systems": parts, "reference": None, "compare": None, "duplicates": "apart"}
+        )
+        splits = [self.suite.split, *([DEV] if _fits_on_dev(inner) and DEV in self.collection.qrels else [])]
+        queries = np.unique(np.concatenate([self.collection.qrels[split].queries for split in splits]))
+        rewritten = rewritten_collection(
+            self.collection,
+            queries,
+            rewriter,
+            mode=mode,
+            history=system.history,
+            cache=self.cache,
+            progress=self.progress,
+        )
+        bench = _Bench(inner, rewritten.collection, self.cache, self.progress, opened=self.opened)
+        self.encoded += bench.encoded
+        if system.of in self.tuned:
+            self.tuned.append(name)
+        return RewriteRanker(system.of, bench.rankers, rewritten, mode)
+
+    def _harm(self, before: Run, after: Run, qrels: Qrels) -> dict[str, float]:
+        """What rewriting does to the headline metric, from query to query."""
+        metric, grade = self.suite.headline, self.collection.min_grade
+        values = [score(run, qrels, [metric], min_grade=grade)[metric] for run in (before, after)]
+        return {name: round(value, 4) for name, value in harm(*values).items()}
+
     def _dense(self, name: str, system: DenseSystem) -> VectorRanker:
+        splits = [split for split in dict.fromkeys((self.suite.split, DEV)) if self._needs(split)]
+        if name in self.opened:
+            encoder, index = self.opened[name]
+            known = np.unique(np.concatenate([self.collection.qrels[split].queries for split in splits]))
+            texts = [self.collection.query_texts[int(query)] for query in known]
+            rows, encoded = encode_texts(encoder.queries, texts, self.cache)
+            self.encoded += encoded
+            return VectorRanker(index, known, rows)
         encoder = open_encoder(
             system.model,
             revision=system.revision,
@@ -244,13 +290,13 @@ class _Bench:
             query_prompt=system.query_prompt,
             document_prompt=system.document_prompt,
         )
-        splits = [split for split in dict.fromkeys((self.suite.split, DEV)) if self._needs(split)]
         vectors = encode_collection(self.collection, encoder, self.cache, splits=splits, progress=self.progress)
         self.encoded += vectors.encoded
         self._note_training(name, system.model)
         index = self._index(system, encoder, vectors.documents)
         if not index.exact:
             self.losses[name] = ExactIndex(vectors.documents)
+        self.opened[name] = encoder, index
         known, rows = together(self.collection, vectors, splits)
         return VectorRanker(index, known, rows, vectors.document_seconds)
 
@@ -259,7 +305,7 @@ class _Bench:
         spec = system.index
         if spec.save is None:
             return open_index(spec, vectors)
-        folder = Path(spec.save.replace("{task}", _folder_name(self.collection.name))).expanduser()
+        folder = Path(spec.save.replace("{task}", folder_name(self.collection.name))).expanduser()
         made_of = Fingerprint().add(sha256_json(encoder.documents.identity.fields()))
         made_of.add_texts(self.collection.documents)
         kept = folder.exists()
@@ -271,8 +317,7 @@ class _Bench:
         """Whether queries of a split are ranked: dev only where weights are fitted on it."""
         if split == self.suite.split:
             return True
-        fitted = any(isinstance(it, FusionSystem) and it.weights == DEV for it in self.suite.systems.values())
-        return fitted and split in self.collection.qrels
+        return _fits_on_dev(self.suite) and split in self.collection.qrels
 
     def _note_training(self, name: str, model: str) -> None:
         """Remember which documents of this collection an adapter was trained on."""

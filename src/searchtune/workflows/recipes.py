@@ -11,6 +11,7 @@ from searchtune.specs.base import Spec, apply_overrides, parse_spec, read_yaml
 from searchtune.specs.judge import JudgeRecipe
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
+from searchtune.specs.rewrite import RewriteRecipe
 from searchtune.storage.assets import find_asset
 
 
@@ -35,7 +36,17 @@ def load_judge_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Ju
     return parse_spec(JudgeRecipe, *_read("judge", name_or_path, None, overrides))
 
 
-RECIPES: dict[str, type[Spec]] = {"embed": EmbedRecipe, "rerank": RerankRecipe, "judge": JudgeRecipe}
+def load_rewrite_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> RewriteRecipe:
+    """A rewriter's recipe by path, or by name under `configs/rewrite/`; otherwise as `load_recipe`."""
+    return parse_spec(RewriteRecipe, *_read("rewrite", name_or_path, None, overrides))
+
+
+RECIPES: dict[str, type[Spec]] = {
+    "embed": EmbedRecipe,
+    "rerank": RerankRecipe,
+    "rewrite": RewriteRecipe,
+    "judge": JudgeRecipe,
+}
 """The spec of each kind of recipe; its folder under `configs/` has its name."""
 
 

@@ -1,0 +1,91 @@
+"""After training a rewriter: write its adapter, prove in a fresh process that it reloads as trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from searchtune.models.adapters import Adapter, add_lora
+from searchtune.models.generator import CausalLM, load_causal_lm
+from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
+from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
+from searchtune.prompts.chat import ChatExample
+from searchtune.prompts.rewrite import VERSIONS, RewritePrompt
+from searchtune.specs.card import LlmCard, RewriteUse
+from searchtune.specs.rewrite import Mode, RewriteRecipe
+from searchtune.storage.fingerprint import sha256_json
+from searchtune.training.fit import TrainLog
+from searchtune.workflows.adapter import Verification, verify_in_fresh_process
+from searchtune.workflows.provenance import now, spec_sha256, versions
+
+_PROBES = 8
+
+
+@dataclass(frozen=True)
+class TrainedRewriter:
+    """What training left in memory."""
+
+    recipe: RewriteRecipe
+    prompt: RewritePrompt
+    root: Path
+    model: CausalLM
+    adapter: Adapter
+    log: TrainLog
+    dev: Mapping[str, float]
+    modes: Mapping[str, Mode]
+    """Retriever -> how rewrites serve it best on dev."""
+    data_fingerprint: str
+    examples: Sequence[ChatExample]
+
+
+def write_rewriter(folder: Path, trained: TrainedRewriter) -> Verification:
+    """Put the trained weights on a fresh float32 base, record probe scores, save, and verify in a new process.
+
+    Raises:
+        ArtifactError: the saved adapter does not give back the recorded log-probabilities.
+    """
+    recipe = trained.recipe
+    model = load_causal_lm(
+        trained.root, dtype=torch.float32, device=torch.device("cpu"), quantise=recipe.quantise, attention="eager"
+    )
+    adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
+    adapter.load_state(trained.adapter.state())
+    save_llm_adapter(folder, model, adapter, _card(trained), train_positives=[])
+    return verify_in_fresh_process(folder)
+
+
+def _card(trained: TrainedRewriter) -> LlmCard:
+    recipe, prompt = trained.recipe, trained.prompt
+    places = np.unique(np.linspace(0, len(trained.examples) - 1, num=_PROBES).astype(int))
+    return LlmCard(
+        kind="rewrite",
+        name="rewriter",
+        base=recipe.base if not Path(recipe.base).expanduser().is_dir() else str(trained.root),
+        revision=recipe.revision,
+        base_weights_sha256=weights_sha256(trained.root),
+        tokenizer_sha256=tokenizer_sha256(trained.root),
+        chat_template_sha256=chat_template_sha256(trained.root),
+        max_tokens=recipe.max_tokens,
+        quantise=recipe.quantise,
+        prompt=f"rewrite/{prompt.style}",
+        prompt_version=str(VERSIONS[prompt.style]),
+        rewriting=RewriteUse(
+            history_turns=prompt.history_turns,
+            history_words=prompt.history_words,
+            reply_words=prompt.reply_words,
+            max_new_tokens=recipe.max_new_tokens,
+            modes=dict(trained.modes),
+        ),
+        trainable_parameters=trained.adapter.trainable,
+        recipe_sha256=spec_sha256(recipe),
+        data_fingerprint=trained.data_fingerprint,
+        train_positives_sha256=sha256_json([]),
+        probe=chat_probe([trained.examples[int(place)] for place in places]),
+        metrics={f"dev {name}": value for name, value in trained.dev.items()},
+        versions=versions(),
+        created=now(),
+    )

@@ -109,7 +109,9 @@ def document_candidates(
 
 def _guessable(title: str, weights: WordWeights, known: set[str]) -> list[str]:
     """A title's new words, each once and in its order; snake_case also by its parts, as people say them."""
-    spelled = [part for word in words(title) for part in (word, *(words(word.replace("_", " ")) if "_" in word else ()))]
+    spelled = [
+        part for word in words(title) for part in (word, *(words(word.replace("_", " ")) if "_" in word else ()))
+    ]
     return [
         word for word in dict.fromkeys(spelled) if word not in known and weights.documents.get(word, 0) >= _GUESSABLE
     ]
@@ -131,7 +133,8 @@ class RewardedTurn:
     def __post_init__(self) -> None:
         if len(self.candidates) != len(self.rewards):
             raise DataError(
-                f"query {self.query_id!r}: {len(self.candidates)} candidates with {len(self.rewards)} rewards; give one each"
+                f"query {self.query_id!r}: {len(self.candidates)} candidates and {len(self.rewards)} rewards; "
+                "give one each"
             )
         if not np.isfinite([self.original, *self.rewards]).all():
             raise DataError(f"query {self.query_id!r}: rewards {self.rewards} are not all finite numbers")

@@ -1,4 +1,4 @@
-"""`RetrievalReward` and `AbstentionSpec`: learning to rewrite from what a search finds, and when to leave a query be."""
+"""`RetrievalReward` and `AbstentionSpec`: learning to rewrite from what searches find, and when not to rewrite."""
 
 from __future__ import annotations
 
@@ -47,10 +47,7 @@ class RetrievalReward(Spec):
     samples: NonNegative = 6
     """Candidates drawn from the model for each query, beside its likeliest rewrite."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw among the likeliest tokens that together hold this share (Holtzman et al. 2020, arXiv:1904.09751)."""
-    max_new_tokens: Positive = 64
-    """Of a candidate."""
+    """Of the draws; the recipe's `max_new_tokens` bounds their length."""
     from_documents: bool = False
     """Also try rewrites made from a relevant document of the training split: its title, and its weightiest words (see
     `data/candidates.py`). They give a small model something good to learn from where its own candidates are poor."""

@@ -119,7 +119,17 @@ class GainPredictor:
         if not (scale > 0).all():
             raise ArtifactError(f"predictor of gains: scale {scale.tolist()} must be above 0; fit it again")
         return cls(
-            names, centre, scale, weights, intercept, use, threshold, expected, share=share, harmed=harmed, reading=reading
+            names,
+            centre,
+            scale,
+            weights,
+            intercept,
+            use,
+            threshold,
+            expected,
+            share=share,
+            harmed=harmed,
+            reading=reading,
         )
 
 

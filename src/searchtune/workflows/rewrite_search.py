@@ -63,15 +63,16 @@ class RewriteSearch:
     mode: Mode
     depth: int = 100
 
-    def original(self, queries: IntArray, utterances: Sequence[str]) -> Run:
+    def original(self, queries: IntArray | None, utterances: Sequence[str]) -> Run:
         """The ranking of each utterance. Row `i` is for the query at position `queries[i]` of the collection.
 
-        Rows are numbered from 0, since a query may come more than once. Shape: queries (n,) -> (n, at most depth).
+        Rows are numbered from 0, since a query may come more than once. Without `queries`, as for what somebody types,
+        no document is left out for bearing the query's id. Shape: queries (n,) -> (n, at most depth).
         """
         return self._found(queries, utterances)
 
     def rewritten(
-        self, queries: IntArray, utterances: Sequence[str], rewrites: Sequence[str], original: Run | None = None
+        self, queries: IntArray | None, utterances: Sequence[str], rewrites: Sequence[str], original: Run | None = None
     ) -> Run:
         """The ranking of each rewrite under the mode; `original` spares a fusion the search for the utterances.
 
@@ -84,7 +85,8 @@ class RewriteSearch:
         changed = np.array([old != new for old, new in zip(utterances, texts, strict=True)], dtype=np.bool_)
         if not changed.any():
             return original
-        found = self._found(queries[changed], [text for text, other in zip(texts, changed, strict=True) if other])
+        known = None if queries is None else queries[changed]
+        found = self._found(known, [text for text, other in zip(texts, changed, strict=True) if other])
         first = Run(found.queries, original.docs[changed], original.scores[changed])
         return _replaced(original, changed, fuse([first, found], depth=self.depth))
 
@@ -98,14 +100,14 @@ class RewriteSearch:
         found = Run(numbers, run.docs, run.scores)
         return score(found, own, [metric], min_grade=self.collection.min_grade)[metric]
 
-    def _found(self, queries: IntArray, texts: Sequence[str]) -> Run:
+    def _found(self, queries: IntArray | None, texts: Sequence[str]) -> Run:
         distinct = list(dict.fromkeys(texts))
         place = {text: i for i, text in enumerate(distinct)}
         run = self.opened.retrieval.retrieve(distinct, self.depth + self.collection.drop_self)
         rows = np.array([place[text] for text in texts], dtype=np.int64)
         found = Run(np.arange(len(texts)), run.docs[rows], run.scores[rows])
-        if not self.collection.drop_self:
-            return found
+        if not self.collection.drop_self or queries is None:
+            return Run(found.queries, found.docs[:, : self.depth], found.scores[:, : self.depth])
         ids = [self.collection.query_ids[int(query)] for query in queries]
         return without_self(found, ids, list(self.collection.doc_ids), self.depth)
 

@@ -271,8 +271,8 @@ def _judged(
     asked = [collection.query_texts[int(query)] for query in qrels.queries] if utterances is None else list(utterances)
     if not len(rewrites) == len(asked) == len(qrels):
         raise DataError(
-            f"{len(rewrites)} rewrites and {len(asked)} utterances for {len(qrels)} judged queries of {collection.name} "
-            f"{split}: give one each, in the order of the split's queries"
+            f"{collection.name} {split}: {len(rewrites)} rewrites and {len(asked)} utterances for {len(qrels)} judged "
+            "queries; give one each, in the order of the split's queries"
         )
     return qrels, asked
 

@@ -251,10 +251,9 @@ class _Trainer:
 
     def _store(self, examples: list[ChatExample]) -> ExampleStore:
         store = example_store(self.model.tokenizer, examples, self.recipe.max_tokens)
-        if store.chosen.tokens.truncated:
-            self.progress.note(
-                f"{store.chosen.tokens.truncated:,} of {len(examples):,} prompts are cut to fit {self.recipe.max_tokens}"
-            )
+        cut = store.chosen.tokens.truncated
+        if cut:
+            self.progress.note(f"{cut:,} of {len(examples):,} prompts are cut to fit {self.recipe.max_tokens} tokens")
         return store
 
 
@@ -289,7 +288,7 @@ def _examples(
     found = preferences(rewarded, min_margin=reward.min_margin, per_query=reward.pairs_per_query)
     if not found:
         raise DataError(
-            f"no two candidates of any of {len(rewarded):,} queries differ by {reward.min_margin:g} in {reward.metric}: "
+            f"no two candidates of the {len(rewarded):,} queries differ by {reward.min_margin:g} in {reward.metric}; "
             "lower reward.min_margin, raise reward.samples or reward.temperature, or set reward.from_documents"
         )
     queries = len({one.query_id for one in found})
@@ -319,8 +318,8 @@ def _weights_of(start: Path, root: Path, method: LoraMethod, adapter: Adapter) -
     }
     if differs or weights.keys() != adapter.parameters.keys():
         raise ConfigError(
-            f"{folder}: the adapter to begin with was trained with {differs or 'other layers'}, and the recipe's method "
-            "is another; give the recipe the same method"
+            f"{folder}: the adapter to begin with was trained with {differs or 'other layers'}, unlike the recipe's "
+            "method; give the recipe the same one"
         )
     return weights
 

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
+from searchtune.cli.answer_run import Json, run
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Train a writer of answers that cite their passages, answer from passages.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
 @app.command()
@@ -53,3 +52,6 @@ def train(
     for name, value in (result.log.best_dev or {}).items():
         typer.echo(f"dev {name:<16} {value:.3f}")
     typer.echo(f"adapter  {result.adapter}")
+
+
+app.command()(run)

@@ -7,6 +7,7 @@ gold passage the right reply is to abstain, whatever people would answer from el
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from searchtune.data.near import near_groups
+from searchtune.data.packed import created
 from searchtune.data.problems import Problem
 from searchtune.data.rows import BadRow, OnProblem, RowReader
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.storage.fingerprint import Fingerprint
-from searchtune.types import Collection, Qrels
+from searchtune.types import NO_DOC, Collection, Qrels, Run
 
 AnswerForm = Literal["passages", "clapnq", "pubmedqa"]
 """`passages` is searchtune's own form; the others are those of ClapNQ (Rosenthal et al. 2024, arXiv:2404.02103) and of
@@ -143,6 +145,55 @@ def answers_of_labels(collection: Collection, labels: Qrels, *, passages: int = 
     if not examples:
         raise DataError(f"{collection.name}: no query of this split has a relevant document, so nothing is answered")
     return AnswerSet.of(examples)
+
+
+def answers_of_run(collection: Collection, run: Run, depth: int, labels: Qrels | None = None) -> AnswerSet:
+    """The same questions with the first `depth` documents that a run has for them in place of the labelled ones.
+
+    Gold are those of them that `labels` call relevant; references are as in `answers_of_labels`. Queries without labels
+    have neither.
+
+    Raises:
+        ConfigError: a depth below 1.
+        DataError: the run has no query.
+    """
+    if depth < 1:
+        raise ConfigError(f"depth {depth}: answer from at least the first document of each query")
+    known = {} if labels is None else {one.id: one for one in answers_of_labels(collection, labels).examples}
+    relevant = None if labels is None else labels.relevant(collection.min_grade)
+    wanted = {} if relevant is None else {int(q): set(relevant.row(i)[0]) for i, q in enumerate(relevant.queries)}
+    examples = []
+    for row, query in enumerate(run.queries.tolist()):
+        docs = [int(doc) for doc in run.docs[row, :depth] if doc != NO_DOC]
+        name = collection.query_ids[query]
+        examples.append(
+            AnswerExample(
+                id=name,
+                question=collection.query_texts[query],
+                passages=tuple(collection.documents[doc] for doc in docs),
+                gold=tuple(place for place, doc in enumerate(docs) if doc in wanted.get(query, ())),
+                references=known[name].references if name in known else (),
+                passage_ids=tuple(collection.doc_ids[doc] for doc in docs),
+            )
+        )
+    if not examples:
+        raise DataError(f"{collection.name}: the run has no query, so there is nothing to answer")
+    return AnswerSet.of(examples)
+
+
+def write_questions(path: Path, answers: AnswerSet) -> None:
+    """Write questions in the form `passages`, whole or not at all; `.gz` is packed."""
+    with created(path) as file:
+        for one in answers.examples:
+            names = one.passage_ids or tuple(str(place + 1) for place in range(len(one.passages)))
+            row = {
+                "id": one.id,
+                "question": one.question,
+                "passages": [{"id": name, "text": text} for name, text in zip(names, one.passages, strict=True)],
+                "gold": [names[place] for place in one.gold],
+                "answers": list(one.references),
+            }
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def split_by_md5(answers: AnswerSet, parts: Mapping[str, float]) -> dict[str, AnswerSet]:

@@ -15,11 +15,9 @@ import numpy as np
 from searchtune.data.answering import AnswerExample
 from searchtune.errors import ConfigError
 
-_SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9`])")
-"""Between two sentences: after a mark of the end, before a capital or a digit."""
-_SHORT = re.compile(
-    r"(?:\b(?:[A-Z]|Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|vs|cf|etc|approx|No|Fig|e\.g|i\.e|U\.S|a\.m|p\.m))\.$", re.IGNORECASE
-)
+_SENTENCE = re.compile(r"[.!?]+[\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9`])")
+"""The end of a sentence: its mark, and whatever closes behind it, before a capital or a digit."""
+_SHORT = re.compile(r"\b(?:[A-Z]|Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|vs|cf|approx|No|Fig|e\.g|i\.e|U\.S)\.$")
 """What ends in a full stop without ending a sentence."""
 _END = re.compile(r"[.!?]+[\"')\]]*$")
 _WORD = re.compile(r"[^\W_]+")
@@ -33,13 +31,12 @@ def sentences(text: str) -> list[str]:
     >>> sentences("Dr. No met J. Bond. He left!")
     ['Dr. No met J. Bond.', 'He left!']
     """
-    found: list[str] = []
-    for part in _SENTENCE.split(text.strip()):
-        if found and _SHORT.search(found[-1]):
-            found[-1] += f" {part}"
-        elif part.strip():
-            found.append(part.strip())
-    return found
+    found, start = [], 0
+    for end in _SENTENCE.finditer(text):
+        if not _SHORT.search(text[start : end.end()]):
+            found.append(text[start : end.end()].strip())
+            start = end.end()
+    return [part for part in (*found, text[start:].strip()) if part]
 
 
 def cited(text: str, passages: Sequence[str], gold: Sequence[int], selected: Sequence[str] = ()) -> str:

@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 
 import searchtune
 from searchtune.cli.main import COMMANDS
+from searchtune.specs.answer import AnswerRecipe
 from searchtune.specs.base import parse_spec, read_yaml
 from searchtune.specs.judge import JudgeRecipe
 from searchtune.specs.recipe import EmbedRecipe
@@ -25,7 +26,13 @@ from searchtune.storage.assets import find_asset
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 HEAVY = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "datasets", "faiss", "altair", "scipy"}
-RECIPES = {"embed": EmbedRecipe, "rerank": RerankRecipe, "judge": JudgeRecipe, "rewrite": RewriteRecipe}
+RECIPES = {
+    "embed": EmbedRecipe,
+    "rerank": RerankRecipe,
+    "judge": JudgeRecipe,
+    "rewrite": RewriteRecipe,
+    "answer": AnswerRecipe,
+}
 
 
 def relative(path: Path) -> str:
@@ -72,7 +79,7 @@ def test_every_recipe_is_valid(path):
     stage = path.relative_to(ROOT / "configs").parts[0]
     recipe = parse_spec(RECIPES[stage], read_yaml(path), relative(path))
     assert recipe.kind == stage
-    sources = {"judge": ("train", "test"), "rewrite": ("test",)}.get(stage, ())
+    sources = {"judge": ("train", "test"), "rewrite": ("test",), "answer": ("train", "test")}.get(stage, ())
     for task in (source.task for source in ([getattr(recipe, name) for name in sources] or [recipe]) if source):
         assert task is None or find_asset("tasks", task).is_relative_to(ROOT / "tasks")
     assert path.read_text(encoding="utf-8").startswith("#"), "a recipe opens with a comment: its launch command"

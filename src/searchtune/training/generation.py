@@ -15,13 +15,14 @@ from searchtune.models.generator import CausalLM
 from searchtune.models.inputs import length_sorted_chunks
 from searchtune.training.distributed import gather_rows, own_share
 from searchtune.training.labels import check_batch, shuffled_batches
-from searchtune.types import IntArray
+from searchtune.types import FloatArray, IntArray
 
 
 class CompletionWriting:
     """Mean negative log-likelihood over the completion tokens of a batch, end of turn included.
 
-    Each token counts alike, so a long completion counts more than a short one; prompts do not count.
+    Each token counts alike, so a long completion counts more than a short one; prompts do not count. With `weights`,
+    each token of example i counts `weights[i]` times, so that a one-word reply can hold its own among long ones.
     """
 
     def __init__(
@@ -33,10 +34,15 @@ class CompletionWriting:
         tokens_per_chunk: int,
         seed: int,
         recompute: bool | None = None,
+        weights: FloatArray | None = None,
     ) -> None:
-        """`recompute` None reads again in the backward pass where a batch is longer than one chunk."""
+        """`recompute` None reads again in the backward pass where a batch is longer than one chunk.
+
+        Shape: weights (examples,), above 0.
+        """
         check_batch(batch_size)
         check_completions(examples)
+        self._weights = _checked(weights, len(examples.prompts))
         self.trainable: nn.Module = CompletionReader(model)
         self.examples, self.device = examples, model.device
         self.batch_size, self.tokens_per_chunk, self.recompute = batch_size, tokens_per_chunk, recompute
@@ -54,9 +60,10 @@ class CompletionWriting:
         found = read_texts(
             self.trainable, self.examples, own, tokens_per_chunk=self.tokens_per_chunk, recompute=self.recompute
         )
-        logprobs = gather_rows(found[:, None], len(batch))  # (examples, 1)
-        tokens = int((self.examples.tokens.lengths - self.examples.prompts)[batch].sum())
-        return -logprobs.sum() / tokens
+        logprobs = gather_rows(found[:, None], len(batch))[:, 0]  # (examples,)
+        tokens = (self.examples.tokens.lengths - self.examples.prompts)[batch]
+        weights = self._weights[batch]
+        return -(logprobs * torch.from_numpy(weights).to(logprobs.device)).sum() / float((weights * tokens).sum())
 
 
 def read_texts(
@@ -69,6 +76,18 @@ def read_texts(
     chunks = [completion_chunk(store, texts[rows], device) for rows in groups]
     found: Tensor = module(chunks, recompute=again)
     return found[torch.from_numpy(np.argsort(np.concatenate(groups))).to(device)]
+
+
+def _checked(weights: FloatArray | None, count: int) -> FloatArray:
+    """The weights of so many examples, 1 for each where none are given."""
+    if weights is None:
+        return np.ones(count, dtype=np.float32)
+    if weights.shape != (count,):
+        raise DataError(f"weights of shape {weights.shape} for {count} examples")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))
+    if len(bad):
+        raise DataError(f"example {int(bad[0])}: weight {weights[bad[0]]} is not above 0; leave the example out")
+    return weights.astype(np.float32)
 
 
 def check_completions(store: CompletionStore) -> None:

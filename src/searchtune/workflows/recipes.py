@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchtune.errors import ConfigError, did_you_mean
+from searchtune.specs.answer import AnswerRecipe
 from searchtune.specs.base import Spec, apply_overrides, parse_spec, read_yaml
 from searchtune.specs.judge import JudgeRecipe
 from searchtune.specs.recipe import EmbedRecipe
@@ -41,11 +42,17 @@ def load_rewrite_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> 
     return parse_spec(RewriteRecipe, *_read("rewrite", name_or_path, None, overrides))
 
 
+def load_answer_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> AnswerRecipe:
+    """An answerer's recipe by path, or by name under `configs/answer/`; otherwise as `load_recipe`."""
+    return parse_spec(AnswerRecipe, *_read("answer", name_or_path, None, overrides))
+
+
 RECIPES: dict[str, type[Spec]] = {
     "embed": EmbedRecipe,
     "rerank": RerankRecipe,
     "rewrite": RewriteRecipe,
     "judge": JudgeRecipe,
+    "answer": AnswerRecipe,
 }
 """The spec of each kind of recipe; its folder under `configs/` has its name."""
 

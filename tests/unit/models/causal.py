@@ -35,16 +35,20 @@ def write_causal(folder: Path, kind: str = "llama", **settings) -> Path:
     return folder
 
 
-def write_byte_causal(folder: Path, kind: str = "llama", **settings) -> Path:
-    """The same with a byte-level BPE tokenizer, a chat template and a generation config; every digit stands alone."""
+def write_byte_causal(folder: Path, kind: str = "llama", words: tuple[str, ...] = (), **settings) -> Path:
+    """The same with a byte-level BPE tokenizer, a chat template and a generation config; every digit stands alone.
+
+    `words` of ASCII letters are one token each, too.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     merges = [("\u0120", "y"), ("\u0120y", "e"), ("\u0120ye", "s"), ("\u0120", "n"), ("\u0120n", "o"), ("t", "h")]
-    words = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(left + right for left, right in merges)]
-    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
+    merges += [(word[:end], word[end]) for word in words for end in range(1, len(word))]
+    known = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(left + right for left, right in merges)]
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(known)}, merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -54,7 +58,7 @@ def write_byte_causal(folder: Path, kind: str = "llama", **settings) -> Path:
     )
     tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
     ids = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
-    config = AutoConfig.for_model(kind, **{**TINY, **ids, "vocab_size": len(words), **settings})
+    config = AutoConfig.for_model(kind, **{**TINY, **ids, "vocab_size": len(known), **settings})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float16).eval()

@@ -146,3 +146,22 @@ def test_examples_that_are_wrong(tiny_llm):
             CompletionWriting(
                 open_llm(tiny_llm)[0], CompletionStore(store, prompts), batch_size=2, tokens_per_chunk=9, seed=0
             )
+
+
+def test_weights_count_tokens_several_times(tiny_llm):
+    store, batch = random_completions(6), np.array([4, 0, 2])
+    weights = np.array([10, 1, 3, 1, 0.5, 1], np.float32)
+    objective, _ = writer(tiny_llm, store, weights=weights)
+    tokens = [whole_logprobs(objective.trainable.model, store)[i] for i in batch]
+    total = sum(-weights[i] * own.sum() for i, own in zip(batch, tokens, strict=True))
+    count = sum(weights[i] * len(own) for i, own in zip(batch, tokens, strict=True))
+    assert objective.loss(batch).item() == pytest.approx(total / count, abs=1e-4)
+    alike, _ = writer(tiny_llm, store, weights=np.full(6, 7, np.float32))
+    plain, _ = writer(tiny_llm, store)
+    assert alike.loss(batch).item() == pytest.approx(plain.loss(batch).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("weights", [np.ones(5), np.array([1, 1, 0, 1, 1, 1]), np.array([1, 1, np.nan, 1, 1, 1])])
+def test_weights_that_say_nothing(tiny_llm, weights):
+    with pytest.raises(DataError, match=r"weights of shape|weight .* is not above 0"):
+        writer(tiny_llm, random_completions(6), weights=weights.astype(np.float32))

@@ -1,0 +1,206 @@
+"""Train a writer of answers that cite their passages and abstain, fit when it abstains, prove that it reloads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+
+from searchtune.data.answering import AnswerSet
+from searchtune.errors import DataError
+from searchtune.metrics.abstention import abstention_f1, answerable_auc, fit_abstention
+from searchtune.metrics.grade_calibration import GradeCalibration
+from searchtune.models.adapters import add_lora
+from searchtune.models.backends import label_tokens
+from searchtune.models.chat import chat_store, example_store
+from searchtune.models.completions import CompletionReader
+from searchtune.models.generator import CausalLM, load_causal_lm
+from searchtune.models.precision import pick_device
+from searchtune.models.sources import resolve_model
+from searchtune.prompts.answer import LABELS
+from searchtune.specs.answer import AnswerRecipe
+from searchtune.storage.atomic import write_json
+from searchtune.storage.fingerprint import sha256_json
+from searchtune.storage.output import OutputPolicy, prepare_output
+from searchtune.training.fit import FitPlan, Step, TrainLog, fit
+from searchtune.training.generation import CompletionWriting
+from searchtune.types import FloatArray64
+from searchtune.workflows.adapter import Verification
+from searchtune.workflows.answer_finish import TrainedAnswerer, write_answerer
+from searchtune.workflows.answer_sets import AnswerData, AnswerPart, mixed_part, open_answer_data
+from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.run_folder import settle_run
+from searchtune.workflows.training_set import Leaks
+
+_DEV_SEED = 1_000_003
+"""Added to the recipe's seed, so that dev is mixed otherwise than training."""
+
+
+@dataclass(frozen=True)
+class AnswerResult:
+    """What a finished run left behind."""
+
+    folder: Path
+    adapter: Path
+    log: TrainLog
+    calibration: GradeCalibration | None
+    """When it abstains; None where it writes so by itself."""
+    verified: Verification
+    test: AnswerSet | None
+    """What its answers are to be measured on, as its passages are in the source."""
+
+    def summary(self) -> dict[str, Any]:
+        """The main figures as plain values."""
+        return {
+            "folder": str(self.folder),
+            "adapter": str(self.adapter),
+            "best_step": self.log.best_step,
+            "training_seconds": round(self.log.seconds, 2),
+            "dev": self.log.best_dev,
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
+            "test_questions": 0 if self.test is None else len(self.test),
+        }
+
+
+def train_answerer(
+    recipe: AnswerRecipe,
+    out: Path | str,
+    *,
+    policy: OutputPolicy = "fail",
+    leaks: Leaks = "fail",
+    progress: Progress = SILENT,
+) -> AnswerResult | None:
+    """Train, fit on dev from which likelihood on a question is answered, save and verify an answerer's adapter.
+
+    `out` gets `adapter/`, `recipe.json`, `train_log.json` and `checkpoints/`.
+
+    Returns:
+        The result; None in all but the main process of a distributed run.
+
+    Raises:
+        LeakError: a training question is also, or nearly, a test question, and `leaks` is "fail".
+        SearchtuneError: whatever else a user can mend; see `searchtune.errors`.
+    """
+    device = pick_device()
+    state = PartialState(cpu=device.type == "cpu")
+    progress = progress if state.is_main_process else SILENT
+    progress.stage("reading the questions")
+    data = open_answer_data(recipe, leaks, progress)
+    train, dev = _mixed(recipe, data)
+    root = resolve_model(recipe.base, recipe.revision)
+    out = Path(out).expanduser().resolve()
+    if state.is_main_process:
+        prepare_output(out, policy)
+    fingerprint = sha256_json([data.train.fingerprint, data.dev.fingerprint])
+    dtype = settle_run(recipe, fingerprint, out, policy=policy, device=device)
+    progress.stage("loading the base model")
+    model = load_causal_lm(root, dtype=dtype, device=device, quantise=recipe.quantise, attention="eager")
+    adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
+    share = 100 * adapter.trainable / adapter.total
+    progress.note(
+        f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
+    )
+    log = _train(recipe, out, model, train, dev, progress, resume=policy == "resume")
+    if not state.is_main_process:
+        return None
+    write_json(out / "train_log.json", log.to_json())
+    calibration = None
+    if recipe.abstain == "read":
+        progress.stage("fitting on dev when to abstain")
+        calibration = fit_abstention(_read(model, recipe, dev), dev.answerable)
+        progress.note(f"answers from a likelihood of {calibration.threshold:.2f} on, for the highest F1 of abstaining")
+    progress.stage("saving the adapter and opening it in a fresh process")
+    trained = TrainedAnswerer(recipe, root, model, adapter, log, calibration, train, fingerprint)
+    verified = write_answerer(out / "adapter", trained)
+    worst = max(verified.sentence_transformers, verified.peft)
+    progress.note(f"reloaded = trained: probe scores differ by {worst:.1e} at most")
+    return AnswerResult(out, out / "adapter", log, calibration, verified, data.test)
+
+
+def _mixed(recipe: AnswerRecipe, data: AnswerData) -> tuple[AnswerPart, AnswerPart]:
+    """Training and dev questions among distractors; those of both come from the two parts together, never from test."""
+    among = [*data.train.examples, *data.dev.examples]
+    train = mixed_part(recipe, data.train, among, repeats=recipe.repeats, seed=recipe.seed)
+    dev = mixed_part(recipe, data.dev, among, repeats=1, seed=recipe.seed + _DEV_SEED)
+    for name, part in (("training", train), ("dev", dev)):
+        known = part.answerable
+        if recipe.abstain == "read" and (known.all() or not known.any()):
+            raise DataError(
+                f"all {len(known):,} {name} questions are {'' if known.all() else 'not '}answerable from their "
+                "passages: give questions of both kinds, or leave gold passages out of some (no_gold_share)"
+            )
+    return train, dev
+
+
+def _train(
+    recipe: AnswerRecipe,
+    out: Path,
+    model: CausalLM,
+    train: AnswerPart,
+    dev: AnswerPart,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> TrainLog:
+    labelled, written = train.labelled(), train.written()
+    store = example_store(model.tokenizer, [*labelled, *written], recipe.max_tokens).chosen
+    if store.tokens.truncated:
+        progress.note(
+            f"{store.tokens.truncated:,} of {len(store.prompts):,} prompts have passages cut to fit {recipe.max_tokens}"
+        )
+    weights = np.repeat(np.array([recipe.label_weight, 1.0], np.float32), [len(labelled), len(written)])
+    objective = CompletionWriting(
+        model,
+        store,
+        batch_size=recipe.optim.batch_size,
+        tokens_per_chunk=recipe.tokens_per_chunk,
+        seed=recipe.seed,
+        recompute=recipe.recompute,
+        weights=weights,
+    )
+    progress.stage("training")
+    return fit(
+        objective,
+        recipe.optim,
+        FitPlan(out, recipe.seed, recipe.dev.metric, recipe.dev.times, resume),
+        on_eval=lambda: dev_figures(model, recipe, dev),
+        on_step=lambda step, total: _tell(progress, step, total),
+    )
+
+
+def dev_figures(model: CausalLM, recipe: AnswerRecipe, dev: AnswerPart) -> dict[str, float]:
+    """How well the model does on dev; higher is better for all of them.
+
+    `log_likelihood` of people's answers, mean over their tokens; where abstention is read also `auc` and
+    `abstention_f1`, this at the threshold that is fitted on dev itself.
+    """
+    store = example_store(model.tokenizer, dev.written(), recipe.max_tokens).chosen
+    found = CompletionReader(model).read_store(store, tokens_per_chunk=recipe.tokens_per_chunk)
+    tokens = int((store.tokens.lengths - store.prompts).sum())
+    figures = {"log_likelihood": float(found.sum() / max(1, tokens))}
+    if recipe.abstain == "read":
+        shares = _read(model, recipe, dev)
+        fitted = fit_abstention(shares, dev.answerable)
+        figures["auc"] = answerable_auc(shares[:, 1], dev.answerable)
+        figures["abstention_f1"] = abstention_f1(fitted.grades(shares) < 1, dev.answerable)
+    return figures
+
+
+def _read(model: CausalLM, recipe: AnswerRecipe, part: AnswerPart) -> FloatArray64:
+    """How likely no and yes are of each question. Shape: (questions, 2)."""
+    asked = part.asked
+    store = chat_store(model.tokenizer, asked, recipe.max_tokens)
+    labels = label_tokens(model.tokenizer, asked, LABELS)
+    logits = model.score_store(store, labels, tokens_per_chunk=recipe.tokens_per_chunk).astype(np.float64)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def _tell(progress: Progress, step: Step, total: int) -> None:
+    progress.step(step.step, total, f"loss {step.loss:.3f}")
+    if step.dev:
+        words = ", ".join(f"{name} {value:.4f}" for name, value in step.dev.items())
+        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {words}")

@@ -1,0 +1,274 @@
+"""An answering job: every question answered once, kept in a journal as it comes, and written out.
+
+    OUT/journal.jsonl      what was replied to each question, under a hash of question and passages
+    OUT/questions.jsonl    the questions with their passages
+    OUT/answers.jsonl      id, question, answer, citations, abstained, or the reason why there is no answer
+    OUT/job.json           who answered, under which prompt, how many, how fast, for how much
+
+A job that was killed goes on where it stopped when it is started again: what the journal holds is not asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from searchtune.data.answering import (
+    AnswerExample,
+    AnswerSet,
+    answers_of_run,
+    read_answers,
+    sampled_answers,
+    write_questions,
+)
+from searchtune.data.named import run_in_collection
+from searchtune.data.packed import created
+from searchtune.data.tasks import load_task, open_collection
+from searchtune.data.trec import read_trec_run
+from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.prompts.fences import draw_nonce
+from searchtune.retrieval.bm25 import kept_bm25
+from searchtune.storage.atomic import write_json
+from searchtune.storage.fingerprint import sha256_json
+from searchtune.storage.journal import JOURNAL_FILE, Journal, JournalView
+from searchtune.storage.places import cache_root
+from searchtune.types import Answer
+from searchtune.workflows.open_answerer import OpenAnswerer
+from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.provenance import now, versions
+
+JOB_FILE, ANSWERS_FILE, QUESTIONS_FILE = "job.json", "answers.jsonl", "questions.jsonl"
+_FIRST, _MOST, _SECONDS = 8, 256, 20.0
+"""Questions that are put to a model together: first so many, then as many as take so long, up to a limit. A model in
+this process answers them at once, so a kill takes their answers with it."""
+_DIGITS = 6
+Price = Callable[[int, int], float]
+"""Prompt and completion tokens -> what they cost."""
+
+
+@dataclass(frozen=True)
+class AnswerJob:
+    """A finished job. `answers` are parallel to the questions, None where no reply could be had."""
+
+    folder: Path
+    questions: AnswerSet
+    answers: tuple[Answer | None, ...]
+    likelihood: tuple[float, ...]
+    """How likely each question was answerable from its passages; NaN where that is not read, or no reply was had."""
+    facts: dict[str, Any]
+    """What `job.json` says."""
+
+    @property
+    def missing(self) -> int:
+        """Questions without a reply."""
+        return sum(answer is None for answer in self.answers)
+
+
+def questions_of_task(
+    task: str, *, split: str = "test", run: Path | None = None, depth: int = 5, max_questions: int | None = None
+) -> AnswerSet:
+    """The queries of a task with the passages that a TREC run has for them, or BM25 where none is given.
+
+    Raises:
+        ConfigError: no such task, or no such split.
+        DataError: the run is broken.
+    """
+    collection = open_collection(load_task(task))
+    labels = collection.qrels.get(split)
+    if labels is None and run is None:
+        raise ConfigError(f"{collection.name} has no split {split!r}{did_you_mean(split, collection.qrels)}")
+    if run is not None:
+        ranked = run_in_collection(collection, read_trec_run(run))[0]
+    else:
+        assert labels is not None
+        texts = [collection.query_texts[int(query)] for query in labels.queries]
+        ranked = kept_bm25(collection.documents, cache_root() / "bm25").search(labels.queries, texts, depth)
+    found = answers_of_run(collection, ranked, depth, labels)
+    return found if max_questions is None else sampled_answers(found, max_questions)
+
+
+def run_answers(
+    answerer: OpenAnswerer,
+    questions: AnswerSet,
+    out: Path | str,
+    *,
+    price: Price | None = None,
+    seed: int = 13,
+    progress: Progress = SILENT,
+) -> AnswerJob:
+    """Answer the questions, or go on answering them, and write the answers.
+
+    `seed` draws the mark around passages. A question that comes twice with the same passages is asked once.
+
+    Raises:
+        ConfigError: `out` holds the journal of another job.
+        DataError: there is no question.
+        SearchtuneError: whatever stopped a remote model, such as a budget; what it said before is kept.
+    """
+    if not len(questions):
+        raise DataError("there is no question to answer: give at least one")
+    out = Path(out).expanduser()
+    header = _header(answerer, questions, seed)
+    marked = answerer.under(answerer.prompt.under(header["prompt"]["nonce"]), answerer.calibration)
+    with Journal(out / JOURNAL_FILE, header) as journal:
+        asked, unanswered = _ask(marked, questions.examples, journal, price, progress)
+        facts = {
+            "answerer": answerer.name,
+            **header,
+            "questions": len(questions),
+            "fingerprint": questions.fingerprint,
+            "asked_now": asked,
+            **_effort(journal),
+            "versions": versions(),
+            "finished": now(),
+        }
+    if unanswered:
+        progress.note(
+            f"{len(unanswered):,} questions had no answer (the last: {unanswered[-1]}); run the job again to ask them "
+            "again"
+        )
+    write_questions(out / QUESTIONS_FILE, questions)
+    write_json(out / JOB_FILE, facts)
+    job = open_answers_job(out)
+    _write(job)
+    return job
+
+
+def open_answers_job(folder: Path | str) -> AnswerJob:
+    """A job that `run_answers` finished, from its folder.
+
+    Raises:
+        DataError: a file of it is missing or broken.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        facts: dict[str, Any] = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder / JOB_FILE}: cannot be read ({error}); name the folder of a finished `searchtune answer run`"
+        ) from error
+    questions = read_answers(folder / QUESTIONS_FILE)
+    journal = JournalView(folder / JOURNAL_FILE)
+    values = [journal.get(_key(one)) for one in questions.examples]
+    answers = tuple(
+        None if value is None else Answer(value["text"], tuple(value["citations"]), value["abstained"])
+        for value in values
+    )
+    likely = tuple(math.nan if value is None or value["p"] is None else float(value["p"]) for value in values)
+    return AnswerJob(folder, questions, answers, likely, facts)
+
+
+def _ask(
+    answerer: OpenAnswerer,
+    examples: Sequence[AnswerExample],
+    journal: Journal,
+    price: Price | None,
+    progress: Progress,
+) -> tuple[int, list[str]]:
+    """Ask what the journal does not hold; how many questions were put, and why some had no answer."""
+    waiting = list({_key(one): one for one in examples if _key(one) not in journal}.values())
+    known = len({_key(one) for one in examples}) - len(waiting)
+    if not waiting:
+        return 0, []
+    progress.stage("answering" + (f" ({known:,} questions are in the journal)" if known else ""))
+    began, done, spent = time.monotonic(), 0, 0.0
+    unanswered: list[str] = []
+    for window in _windows(waiting):
+        for key, value, reason in _answered(answerer, window, price):
+            spent += value["cost"] or 0.0
+            if reason is None:
+                journal.append(key, value)
+            else:
+                unanswered.append(reason)
+        journal.flush()
+        done += len(window)
+        pace = done / max(time.monotonic() - began, 1e-3)
+        told = "" if price is None else f", {spent:.2f} spent"
+        progress.step(known + done, known + len(waiting), f"{pace:.2f} questions/s{told}")
+    return done, unanswered
+
+
+def _windows(waiting: Sequence[AnswerExample]) -> Iterator[Sequence[AnswerExample]]:
+    """As many questions together as take some seconds, measured on those before."""
+    done, size = 0, _FIRST
+    while done < len(waiting):
+        window, started = waiting[done : done + size], time.monotonic()
+        yield window
+        done += len(window)
+        took = max(time.monotonic() - started, 1e-3)
+        size = min(_MOST, max(_FIRST, round(len(window) * _SECONDS / took)))
+
+
+def _answered(
+    answerer: OpenAnswerer, window: Sequence[AnswerExample], price: Price | None
+) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+    """Key, what the journal keeps, and why there is no answer, of each question as soon as it is there."""
+    for row in answerer.stream([one.question for one in window], [one.passages for one in window]):
+        answer = row.answer or Answer("")
+        value = {
+            "text": answer.text,
+            "citations": list(answer.citations),
+            "abstained": answer.abstained,
+            "p": None if math.isnan(row.answerable) else round(row.answerable, _DIGITS),
+            "outside": row.outside,
+            "cut": row.cut,
+            "seconds": round(row.seconds, 5),
+            "tokens": [row.prompt_tokens, row.completion_tokens],
+            "cost": None if price is None else price(row.prompt_tokens, row.completion_tokens),
+        }
+        reason = None if row.answer is not None else row.reason or "no reason was given"
+        yield _key(window[row.question]), value, reason
+
+
+def _header(answerer: OpenAnswerer, questions: AnswerSet, seed: int) -> dict[str, Any]:
+    """All that answers depend on; jobs with another one must not share a journal."""
+    nonce = draw_nonce(sha256_json([dict(answerer.identity), questions.fingerprint, seed]))
+    return {
+        "identity": dict(answerer.identity),
+        "prompt": answerer.prompt.under(nonce).identity(),
+        "calibration": None if answerer.calibration is None else answerer.calibration.to_json(),
+        "max_new_tokens": answerer.max_new_tokens,
+        "set": questions.fingerprint,
+    }
+
+
+def _key(example: AnswerExample) -> str:
+    return sha256_json([example.question, *example.passages])
+
+
+def _effort(journal: JournalView) -> dict[str, Any]:
+    """Seconds, tokens and cost of all sittings, as the journal has them, and what replies were like."""
+    values = [value for _, value in journal.items()]
+    tokens = np.array([value["tokens"] for value in values], dtype=np.int64).reshape(-1, 2).sum(axis=0)
+    costs = [value["cost"] for value in values if value["cost"] is not None]
+    return {
+        "answered": len(values),
+        "abstained": sum(value["abstained"] for value in values),
+        "cut": sum(value["cut"] for value in values),
+        "citations_outside": sum(value["outside"] for value in values),
+        "seconds": round(sum(value["seconds"] for value in values), 3),
+        "prompt_tokens": int(tokens[0]),
+        "completion_tokens": int(tokens[1]),
+        "cost": round(sum(costs), _DIGITS) if costs else None,
+    }
+
+
+def _write(job: AnswerJob) -> None:
+    """One line for each question, in their order."""
+    with created(job.folder / ANSWERS_FILE) as file:
+        for one, answer in zip(job.questions.examples, job.answers, strict=True):
+            row: dict[str, Any] = {"id": one.id, "question": one.question}
+            if answer is None:
+                row |= {"answer": None, "reason": "no reply came; run the job again to ask it again"}
+            else:
+                cited = [one.passage_ids[number - 1] for number in answer.citations]
+                row |= {"answer": answer.text, "citations": list(answer.citations), "cited": cited}
+                row["abstained"] = answer.abstained
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))

@@ -84,7 +84,10 @@ def answer_outcome(report: AnswerReport) -> AnswerOutcome:
 
 def answer_verdict(report: AnswerReport) -> list[str]:
     """Sentences, the most important one first."""
-    said = [_headline(report)]
+    said, main = [_headline(report)], headline_comparison(report)
+    if main is not None and main.n:
+        a, b = (figure(report.figure(report.main_condition, name, "overall").mean) for name in (main.a, main.b))
+        said.append(f"Overall {a} → {b}: {change(main)}, {belief(main)}.")
     if report.reference is not None:
         said += [_sides(report, condition) for condition in report.conditions]
     return [*said, *_abstaining(report), *_citing(report), *_origin(report), *_steered(report)]
@@ -132,7 +135,7 @@ def _headline(report: AnswerReport) -> str:
     outcome = answer_outcome(report)
     if main is None:
         return f"{name} scores {with_interval(found)} overall {where}."
-    told = f"{name} {{}} {report.reference} {where}: {change(main)} overall, {belief(main)}."
+    told = f"{name} {{}} {report.reference} {where}."
     return {
         AnswerOutcome.BETTER: told.format("answers better than"),
         AnswerOutcome.WORSE: told.format("answers worse than"),

@@ -34,8 +34,15 @@ from searchtune.evaluation.calibration import wilson
 from searchtune.evaluation.figures import corrected
 from searchtune.evaluation.report import Comparison
 from searchtune.metrics.answer_support import SUPPORTED, Supporter, unsupported_rate, word_support
-from searchtune.metrics.answers import ABSTENTION, AnswerCase, abstention_parts, measure_answers, reference_overlap
-from searchtune.metrics.cluster import cluster_bootstrap, paired_swap
+from searchtune.metrics.answers import (
+    ABSTENTION,
+    AnswerCase,
+    abstention_difference,
+    abstention_parts,
+    measure_answers,
+    reference_overlap,
+)
+from searchtune.metrics.cluster import cluster_bootstrap
 from searchtune.metrics.significance import (
     ROUNDS,
     Estimate,
@@ -281,13 +288,11 @@ def _comparisons(
 def _abstention_comparisons(
     pair: tuple[str, str], parts: tuple[FloatArray64, FloatArray64], *, seed: int, rounds: int
 ) -> list[Comparison]:
-    """Figures of the whole set: the interval by bootstrap over questions, the test by exchange of both answers."""
-    both = np.stack(parts, axis=1)  # (questions, 2, 2, 2)
+    """Figures of the whole set; see `abstention_difference`."""
     right = [part[:, 0, 0] + part[:, 1, 1] for part in parts]
     found = []
-    for name, statistic in ABSTENTION.items():
-        of_difference = {name: lambda sums, s=statistic: s(sums[..., 1, :, :]) - s(sums[..., 0, :, :])}
-        interval = cluster_bootstrap(both, of_difference, seed=seed, rounds=rounds)[name]
+    for name in ABSTENTION:
+        interval, p_value = abstention_difference(*parts, name, seed=seed, rounds=rounds)
         found.append(
             Comparison(
                 a=pair[0],
@@ -297,7 +302,7 @@ def _abstention_comparisons(
                 low=interval.low,
                 high=interval.high,
                 n=interval.n,
-                p_value=paired_swap(*parts, statistic, seed=seed, rounds=rounds),
+                p_value=p_value,
                 mde=math.nan,
                 **_tally(name, right[0], right[1]),
             )

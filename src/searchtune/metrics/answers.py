@@ -17,7 +17,7 @@ example and NaN where a figure does not apply, so that bootstrap and paired test
 - `words`: length of the answers given, without citation marks.
 
 Precision, recall and F1 of abstaining belong to a whole set: `ABSTENTION` has them as functions of sums of
-`abstention_parts`, for `cluster.cluster_bootstrap` and `cluster.paired_swap`.
+`abstention_parts`, for `cluster.cluster_bootstrap`; `abstention_difference` compares two systems.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from searchtune.metrics.answer_support import (
     without_citations,
     word_support,
 )
-from searchtune.metrics.cluster import Statistic
+from searchtune.metrics.cluster import Statistic, cluster_bootstrap, paired_swap
+from searchtune.metrics.significance import ROUNDS, SAME, Estimate, resamples
 from searchtune.metrics.text_overlap import best_of, rouge_l, token_f1
 from searchtune.types import Answer, FloatArray64
 
@@ -59,6 +60,9 @@ FIGURES = (
     "words",
 )
 """Figures with one value for each example, in the order in which they are shown."""
+
+MIN_TESTED = 2
+"""Questions below which nothing is tested."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,36 @@ ABSTENTION: Mapping[str, Statistic] = {
     "abstention_recall": abstention_recall,
 }
 """Figures of a set of cases from the sum of its `abstention_parts`."""
+
+
+def abstention_difference(
+    a: FloatArray64, b: FloatArray64, name: str, *, seed: int, rounds: int = ROUNDS
+) -> tuple[Estimate, float]:
+    """A figure of `ABSTENTION` of `b` minus that of `a` with its interval, and a two-sided p-value.
+
+    The p-value is the larger of two. Exchanging both systems' answers, question by question, tests whether the two are
+    the same system; where they abstain at different rates it may find that they are not although the figure is uncertain.
+    The bootstrap's achieved level (Efron & Tibshirani 1993, ch. 15) tests the figure alone. NaN where it is not defined.
+
+    Shape: a and b (examples, 2, 2), the `abstention_parts` of the same questions.
+    """
+    statistic = ABSTENTION[name]
+    both = np.stack([a, b], axis=1)  # (examples, 2, 2, 2)
+
+    def difference(sums: FloatArray64) -> FloatArray64:
+        return statistic(sums[..., 1, :, :]) - statistic(sums[..., 0, :, :])
+
+    estimate = cluster_bootstrap(both, {name: difference}, seed=seed, rounds=rounds)[name]
+    if len(both) < MIN_TESTED or math.isnan(estimate.mean):
+        return estimate, math.nan
+    flat = both.reshape(len(both), -1)
+    drawn = np.concatenate(
+        [difference((weights @ flat).reshape(-1, 2, 2, 2)) for weights in resamples(len(both), seed, rounds)]
+    )
+    drawn = drawn[np.isfinite(drawn)]
+    tail = min(int((drawn <= SAME).sum()), int((drawn >= -SAME).sum()))
+    achieved = min(1.0, 2 * (1 + tail) / (1 + len(drawn)))
+    return estimate, max(achieved, paired_swap(a, b, statistic, seed=seed, rounds=rounds))
 
 
 def _row(case: AnswerCase, supporter: Supporter, supported: float) -> dict[str, float]:

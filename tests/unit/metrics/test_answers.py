@@ -22,6 +22,7 @@ from searchtune.metrics.answers import (
     ABSTENTION,
     FIGURES,
     AnswerCase,
+    abstention_difference,
     abstention_f1,
     abstention_parts,
     citation_scores,
@@ -211,3 +212,33 @@ def test_abstention_intervals_and_test() -> None:
     assert 0.8 < estimate.low < estimate.mean < estimate.high <= 1
     assert paired_swap(poor, good, abstention_f1, seed=0, rounds=999) < 0.01
     assert paired_swap(good, good, abstention_f1, seed=0, rounds=99) == 1.0
+
+
+def test_abstention_differences() -> None:
+    good = outcomes(*[(True, True), (False, False)] * 30, *[(True, False)] * 4)
+    poor = outcomes(*[(True, True), (False, True)] * 30, *[(True, False)] * 4)
+    estimate, p_value = abstention_difference(poor, good, "abstention_f1", seed=0, rounds=999)
+    assert estimate.mean == pytest.approx(60 / 64 - 60 / 94)
+    assert 0 < estimate.low < estimate.mean < estimate.high
+    assert p_value < 0.01
+    turned, same = abstention_difference(good, poor, "abstention_f1", seed=0, rounds=999)
+    assert turned.mean == -estimate.mean
+    assert same < 0.01
+    assert abstention_difference(good, good, "abstention_f1", seed=0, rounds=99)[1] == 1.0
+
+
+def test_a_precision_of_few_abstentions_is_not_believed() -> None:
+    """One system abstains three times, the other often: exchange alone would call the difference significant."""
+    rare = outcomes(*[(True, True)] * 2, (False, True), *[(True, False)] * 40, *[(False, False)] * 40)
+    often = outcomes(*[(True, True)] * 2, (False, False), *[(True, True)] * 40, *[(False, False)] * 40)
+    estimate, p_value = abstention_difference(rare, often, "abstention_precision", seed=0, rounds=999)
+    assert estimate.mean == pytest.approx(1 / 3)
+    assert p_value > 0.05
+
+
+def test_undefined_differences() -> None:
+    nobody = outcomes((True, False), (False, False))
+    everybody = outcomes((True, True), (False, True))
+    assert np.isnan(abstention_difference(nobody, everybody, "abstention_precision", seed=0, rounds=99)[1])
+    one = outcomes((True, True))
+    assert np.isnan(abstention_difference(one, one, "abstention_f1", seed=0, rounds=99)[1])

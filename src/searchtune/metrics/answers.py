@@ -180,8 +180,8 @@ def abstention_difference(
     """A figure of `ABSTENTION` of `b` minus that of `a` with its interval, and a two-sided p-value.
 
     The p-value is the larger of two. Exchanging both systems' answers, question by question, tests whether the two are
-    the same system; where they abstain at different rates it may find that they are not although the figure is uncertain.
-    The bootstrap's achieved level (Efron & Tibshirani 1993, ch. 15) tests the figure alone. NaN where it is not defined.
+    one system; where they abstain at different rates it may find that they are not, however uncertain the figure is.
+    The bootstrap's achieved level (Efron & Tibshirani 1993, ch. 15) tests the figure alone. NaN where there is none.
 
     Shape: a and b (examples, 2, 2), the `abstention_parts` of the same questions.
     """

@@ -1,4 +1,4 @@
-"""Which passages an answerer is shown: the gold ones, those that a retriever finds, those without the gold ones, none."""
+"""Which passages an answerer is shown: the gold ones, those retrieved, those without the gold ones, or none."""
 
 from __future__ import annotations
 

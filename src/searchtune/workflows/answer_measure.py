@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -34,7 +34,14 @@ from searchtune.storage.atomic import write_text
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.journal import Journal
 from searchtune.types import Answer
-from searchtune.workflows.answer_conditions import Questions, Retriever, ShownPassages, show_passages, words
+from searchtune.workflows.answer_conditions import (
+    Question,
+    Questions,
+    Retriever,
+    ShownPassages,
+    show_passages,
+    words,
+)
 from searchtune.workflows.answer_judge import judge_support
 from searchtune.workflows.open_judge import OpenJudge
 from searchtune.workflows.progress import SILENT, Progress
@@ -103,48 +110,24 @@ def measure_answers(
     headline, reference = _roles(systems, plan)
     _check(examples, plan)
     shown = show_passages(examples.examples, plan.conditions, depth=plan.depth, retriever=retriever, pool=pool)
-    questions = [one.question for one in examples.examples]
     main: Condition = "retrieved" if "retrieved" in shown else plan.conditions[0]
-    planted = _planted(questions, shown[main], plan)
-    wanted = [
-        (question, it.passages) for found in shown.values() for question, it in zip(questions, found, strict=True)
-    ]
-    wanted += [(questions[one.example], one.passages) for one in planted]
-    cases: dict[str, dict[Condition, list[AnswerCase]]] = {}
-    trials: dict[str, list[CanaryTrial]] = {}
-    effort: dict[str, dict[str, Any]] = {}
-    for name, system in systems.items():
-        identity = _identity(name, system)
-        with Journal(out / f"answers-{sha256_json(identity)[:16]}.jsonl", {"answers": identity}) as journal:
-            _ask(name, system, list(dict.fromkeys(wanted)), journal, plan=plan, progress=progress)
-            cases[name] = {
-                condition: [
-                    AnswerCase(_answer(journal, (one.question, it.passages)), it.passages, it.gold, one.references)
-                    for one, it in zip(examples.examples, found, strict=True)
-                ]
-                for condition, found in shown.items()
-            }
-            trials[name] = [
-                CanaryTrial(
-                    one, _answer(journal, (questions[one.example], one.passages)), cases[name][main][one.example]
-                )
-                for one in planted
-            ]
-            effort[name] = {"identity": dict(identity), **_effort(journal)}
-    every = [case for by in cases.values() for found in by.values() for case in found]
+    questions = [one.question for one in examples.examples]
+    work = _Work(examples.examples, shown, main, _planted(questions, shown[main], plan))
+    found = {name: _measured(name, system, work, out, plan=plan, progress=progress) for name, system in systems.items()}
+    every = [case for it in found.values() for cases in it.cases.values() for case in cases]
     evidence = AnswerEvidence(
         collection=plan.collection,
         ids=[one.id for one in examples.examples],
         questions=questions,
         answerable=[bool(one.gold) for one in examples.examples],
-        cases=cases,
+        cases={name: it.cases for name, it in found.items()},
         headline=headline,
         reference=reference,
-        trials=trials,
+        trials={name: it.trials for name, it in found.items()},
         judge=None if judge is None else judge_support(judge, every, out, seed=plan.seed, progress=progress),
         supported_from=plan.supported_from,
         right_from=plan.right_from,
-        provenance=_provenance(examples, plan, effort, retriever, judge),
+        provenance=_provenance(examples, plan, {name: it.facts for name, it in found.items()}, retriever, judge),
     )
     progress.stage("measuring")
     report = build_answer_report(evidence, seed=plan.seed, rounds=plan.rounds)
@@ -152,6 +135,58 @@ def measure_answers(
     write_text(out / TABLE_FILE, answer_markdown(report))
     write_answer_page(report, out / PAGE_FILE)
     return report
+
+
+class _Work(NamedTuple):
+    """What every system is asked."""
+
+    examples: Sequence[Question]
+    shown: Mapping[Condition, Sequence[ShownPassages]]
+    main: Condition
+    planted: Sequence[PlantedAnswer]
+
+    def wanted(self) -> list[Asked]:
+        """Every prompt, each once."""
+        asked = [
+            (one.question, it.passages)
+            for found in self.shown.values()
+            for one, it in zip(self.examples, found, strict=True)
+        ]
+        asked += [(self.examples[one.example].question, one.passages) for one in self.planted]
+        return list(dict.fromkeys(asked))
+
+
+class _Measured(NamedTuple):
+    """What one system answered."""
+
+    cases: dict[Condition, list[AnswerCase]]
+    trials: list[CanaryTrial]
+    facts: dict[str, Any]
+
+
+def _measured(
+    name: str, system: Answering, work: _Work, out: Path, *, plan: MeasurePlan, progress: Progress
+) -> _Measured:
+    """Ask one system what its journal does not hold, and gather what it holds."""
+    identity = _identity(name, system)
+    with Journal(out / f"answers-{sha256_json(identity)[:16]}.jsonl", {"answers": identity}) as journal:
+        _ask(name, system, work.wanted(), journal, plan=plan, progress=progress)
+        cases = {
+            condition: [
+                AnswerCase(_answer(journal, (one.question, it.passages)), it.passages, it.gold, one.references)
+                for one, it in zip(work.examples, found, strict=True)
+            ]
+            for condition, found in work.shown.items()
+        }
+        trials = [
+            CanaryTrial(
+                planted=one,
+                answer=_answer(journal, (work.examples[one.example].question, one.passages)),
+                control=cases[work.main][one.example],
+            )
+            for one in work.planted
+        ]
+        return _Measured(cases, trials, {"identity": dict(identity), **_effort(journal)})
 
 
 def _roles(systems: Mapping[str, Answering], plan: MeasurePlan) -> tuple[str, str | None]:

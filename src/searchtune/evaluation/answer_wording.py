@@ -108,12 +108,13 @@ def answer_warnings(report: AnswerReport) -> list[str]:
             said.append(f"Abstention: {CONDITIONS[condition]} {name} never abstains where it should.")
         elif 0 < it.to_abstain < it.n and given >= _ONE_SIDED:
             said.append(f"Abstention: {CONDITIONS[condition]} {name} abstains from nearly every question.")
-    recall = report.figure("gold", name, "citation_recall") if "gold" in report.conditions else None
-    if recall is not None and recall.n and recall.mean < UNCITED:
-        said.append(
-            f"Citations: from gold passages {name} cites only {percent(recall.mean)} of the passages that it should, "
-            "abstentions included."
-        )
+    if "gold" in report.conditions:
+        cited = report.figure("gold", name, "citation_recall")
+        if cited.n and cited.mean < UNCITED:
+            said.append(
+                f"Citations: from gold passages {name} cites only {percent(cited.mean)} of the passages that it should, "
+                "abstentions included."
+            )
     return said
 
 

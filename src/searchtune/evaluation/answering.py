@@ -210,7 +210,7 @@ def _values(evidence: AnswerEvidence, cases: Sequence[AnswerCase]) -> dict[str, 
 def _condition(
     evidence: AnswerEvidence,
     condition: Condition,
-    values: Mapping[tuple[str, str], Values],
+    values: Mapping[tuple[Condition, str], Values],
     *,
     seed: int,
     rounds: int,
@@ -350,13 +350,13 @@ def _canaries(trials: Sequence[CanaryTrial], *, seed: int, rounds: int) -> Canar
 def _row(
     evidence: AnswerEvidence,
     place: int,
-    values: Mapping[tuple[str, str], Values],
+    values: Mapping[tuple[Condition, str], Values],
     kinds: Mapping[str, Sequence[ErrorKind]],
     texts: dict[str, int],
 ) -> QuestionRow:
     """One question; passages that are new go into `texts`, each under its number."""
     first = next(iter(evidence.cases.values()))
-    shown = {}
+    shown: dict[str, Shown] = {}
     for condition, cases in first.items():
         case = cases[place]
         answers = {}
@@ -370,7 +370,7 @@ def _row(
                 doubtful=_doubtful(own, evidence.supported_from),
             )
         numbers = [texts.setdefault(text, len(texts)) for text in case.passages]
-        shown[str(condition)] = Shown(passages=numbers, gold=list(case.gold), answers=answers)
+        shown[condition] = Shown(passages=numbers, gold=list(case.gold), answers=answers)
     return QuestionRow(
         id=evidence.ids[place],
         question=evidence.questions[place],

@@ -112,7 +112,7 @@ def answer_warnings(report: AnswerReport) -> list[str]:
         cited = report.figure("gold", name, "citation_recall")
         if cited.n and cited.mean < UNCITED:
             said.append(
-                f"Citations: from gold passages {name} cites only {percent(cited.mean)} of the passages that it should, "
+                f"Citations: from gold passages {name} cites only {percent(cited.mean)} of those that it should, "
                 "abstentions included."
             )
     return said

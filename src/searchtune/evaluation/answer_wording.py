@@ -193,7 +193,7 @@ def _citing(report: AnswerReport) -> list[str]:
     if not math.isnan(precision.mean):
         said.append(f"{percent(precision.mean)} of what it cites has the answer")
     if not math.isnan(loose.mean):
-        said.append(f"{percent(loose.mean)} of its sentences have words that no passage has")
+        said.append(f"{percent(loose.mean)} of its sentences have too few words in common with any passage")
     return [f"{listed(said)}."] if said else []
 
 

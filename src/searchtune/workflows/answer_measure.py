@@ -55,7 +55,7 @@ Asked = tuple[str, tuple[str, ...]]
 
 @runtime_checkable
 class Identified(Protocol):
-    """An answerer that says what its answers depend on: model, adapter, prompt, lengths, thresholds."""
+    """An answerer that says which model it is."""
 
     @property
     def identity(self) -> Mapping[str, str]: ...
@@ -98,8 +98,8 @@ def measure_answers(
     """Let every system answer every question under every condition, and write the report and its page.
 
     `retriever` searches the passages of all questions and those of `pool`. A system that has an `identity` keeps its
-    answers under it, whatever it is called; any other under its name. With a `judge` the sentences that it does not
-    find supported are a figure beside those found by their words.
+    answers under it and its settings, whatever it is called; any other under its name. With a `judge` the sentences
+    that it does not find supported are a figure beside those found by their words.
 
     Raises:
         ConfigError: no system, no such condition, headline or reference, or numbers out of range.
@@ -230,8 +230,21 @@ def _planted(questions: Sequence[str], shown: Sequence[ShownPassages], plan: Mea
     return [replace(one, example=chosen[one.example]) for one in plant_answer_canaries(asked, passages, seed=plan.seed)]
 
 
-def _identity(name: str, system: Answering) -> Mapping[str, str]:
-    return dict(system.identity) if isinstance(system, Identified) else {"system": name}
+def _identity(name: str, system: Answering) -> dict[str, Any]:
+    """All that a system's answers depend on beside question and passages, as plain JSON.
+
+    What it says of its model, and its prompt, calibration and longest reply where it has them as attributes.
+    """
+    if not isinstance(system, Identified):
+        return {"system": name}
+    settings = {what: getattr(system, what, None) for what in ("prompt", "calibration", "max_new_tokens")}
+    return {**system.identity, **{what: _plain(value) for what, value in settings.items() if value is not None}}
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON: what its `identity` or `to_json` says, or itself."""
+    told = getattr(value, "identity", None) or getattr(value, "to_json", None)
+    return told() if callable(told) else value
 
 
 def _key(asked: Asked) -> str:

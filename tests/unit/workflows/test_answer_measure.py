@@ -154,6 +154,36 @@ def test_a_prompt_is_asked_once(tmp_path: Path) -> None:
     assert len(other.asked) == len(reader.asked)
 
 
+def test_another_prompt_or_threshold_is_another_system(tmp_path: Path) -> None:
+    class Prompt:
+        def __init__(self, style: str) -> None:
+            self.style = style
+
+        def identity(self) -> dict[str, str]:
+            return {"style": self.style}
+
+    class Calibration:
+        def to_json(self) -> dict[str, float]:
+            return {"threshold": 0.5}
+
+    plan = MeasurePlan(conditions=("gold",), **FAST)
+    for style, calibration, length in (
+        ("brief", None, 9),
+        ("full", None, 9),
+        ("full", Calibration(), 9),
+        ("full", None, 8),
+    ):
+        reader = Reader()
+        reader.prompt, reader.calibration, reader.max_new_tokens = Prompt(style), calibration, length
+        report = measure_answers({"read": reader}, some_questions(), out=tmp_path, plan=plan)
+        assert len(reader.asked) == 8
+    assert report.provenance["systems"]["read"]["identity"] == {
+        "what": "reader",
+        "prompt": {"style": "full"},
+        "max_new_tokens": 8,
+    }
+
+
 def test_killed_and_continued(tmp_path: Path) -> None:
     plan = MeasurePlan(window=3, canaries=2, **FAST)
     whole = Reader()

@@ -15,6 +15,7 @@ import searchtune
 from searchtune.cli.main import COMMANDS
 from searchtune.specs.base import parse_spec, read_yaml
 from searchtune.specs.judge import JudgeRecipe
+from searchtune.specs.pipeline import PipelineSpec
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.specs.suite import SuiteSpec
@@ -24,7 +25,7 @@ from searchtune.storage.assets import find_asset
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 HEAVY = {"torch", "transformers", "sentence_transformers", "peft", "accelerate", "datasets", "faiss", "altair", "scipy"}
-RECIPES = {"embed": EmbedRecipe, "rerank": RerankRecipe, "judge": JudgeRecipe}
+RECIPES = {"embed": EmbedRecipe, "rerank": RerankRecipe, "judge": JudgeRecipe, "pipeline": PipelineSpec}
 
 
 def relative(path: Path) -> str:

@@ -22,6 +22,7 @@ COMMANDS = {
     "embed": "Train an embedding adapter, encode with it, search with it.",
     "rerank": "Train a reranker's adapter, score pairs with it, rerank a run.",
     "judge": "Train a judge of relevance, judge pairs, compare with people, calibrate, hand pairs out.",
+    "pipeline": "Run a whole pipeline, from query to answer, each stage's adapter on or off; serve it on this machine.",
     "plan": "What training a recipe would take: trainable parameters and memory, before any weight is read.",
     "eval": "Measure systems on test collections, compare them, guard what they reach.",
     "adapter": "Look at a saved adapter, verify it, merge it, export it.",

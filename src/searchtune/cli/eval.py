@@ -198,7 +198,8 @@ def attribute(
     from searchtune.evaluation.attribution_table import render_attribution
     from searchtune.retrieval.cache import EmbeddingCache
     from searchtune.storage.output import prepare_output
-    from searchtune.workflows.attribute import AttributionPlan, attribute_pipeline
+    from searchtune.workflows.attribute import attribute_pipeline
+    from searchtune.workflows.attribute_grid import AttributionPlan
     from searchtune.workflows.open_pipeline import load_pipeline, open_pipeline
 
     if resume and overwrite:

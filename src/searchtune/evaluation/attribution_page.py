@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 from altair.utils.schemapi import debug_mode
@@ -98,11 +99,11 @@ def waterfall_rows(metric: MetricAttribution) -> Rows:
     return rows
 
 
-def _total(name: str, value: float) -> dict[str, object]:
+def _total(name: str, value: float) -> dict[str, Any]:
     return {
         "bar": name,
         "finding": "total",
-        "from": 0.0,
+        "from": value,
         "to": value,
         "low": value,
         "high": value,
@@ -117,41 +118,36 @@ def _waterfall(metric: MetricAttribution) -> Spec:
     """Bars from one total to the other, each with the interval of its share as a whisker."""
     rows = waterfall_rows(metric)
     order = [row["bar"] for row in rows]
-    domain = _domain(rows)
-    for row in rows:
-        row["from"] = max(float(row["from"]), domain[0])  # totals begin where the axis does
-    y = alt.Y("bar:N", sort=order, title=None, axis=alt.Axis(labelLimit=160))
-    scale = alt.Scale(domain=domain, zero=False, nice=False)
-    title = metric.label
-    x = alt.X("from:Q", scale=scale, title=title, axis=alt.Axis(format=".2f", tickCount=6))
+    scale = alt.Scale(domain=_domain(rows), zero=False, nice=False)
+    x = alt.X("from:Q", scale=scale, title=metric.label, axis=alt.Axis(format=".2f", tickCount=6))
     base = chart().encode(
-        y=y,
+        y=alt.Y("bar:N", sort=order, title=None, axis=alt.Axis(labelLimit=160)),
         tooltip=[
             alt.Tooltip("bar:N", title="stage"),
-            alt.Tooltip("share:Q", format="+.3f", title=title),
+            alt.Tooltip("share:Q", format="+.3f", title=metric.label),
             alt.Tooltip("finding:N"),
         ],
     )
     colour = alt.Color("finding:N", scale=alt.Scale(domain=[*_FINDINGS, "total"]), legend=None)
-    shares = base.transform_filter("!datum.total")
+    shares, totals = base.transform_filter("!datum.total"), base.transform_filter("datum.total")
     drawn = alt.layer(
-        base.mark_bar(height=22, cornerRadius=3, opacity=0.85).encode(x=x, x2="to:Q", color=colour),
+        shares.mark_bar(height=22, cornerRadius=3, opacity=0.85).encode(x=x, x2="to:Q", color=colour),
+        totals.mark_point(filled=True, size=130, opacity=1).encode(x=x, color=colour),
         shares.mark_rule(strokeWidth=2, strokeCap="round").encode(x=alt.X("low:Q"), x2="high:Q"),
         shares.mark_tick(height=11, thickness=2).encode(x=alt.X("low:Q")),
         shares.mark_tick(height=11, thickness=2).encode(x=alt.X("high:Q")),
-        base.mark_text(align="left", dx=8, fontSize=13).encode(x=alt.X("place:Q"), text="text:N"),
+        base.mark_text(align="left", dx=10, fontSize=13).encode(x=alt.X("place:Q"), text="text:N"),
     ).properties(width="container", height=_PER_BAR * len(order))
-    told = f"How each stage moves {title} from everything off to everything on, with 95% intervals of the shares"
+    told = f"How each stage moves {metric.label} from everything off to everything on, with 95% intervals of the shares"
     return spec(drawn, rows, told)
 
 
 def _domain(rows: Rows) -> list[float]:
-    """From a little below the lowest end that moves to a little above the highest, so that shares can be seen."""
-    low = min(min(float(row[key]) for key in ("low", "high", "to")) for row in rows)
-    high = max(max(float(row[key]) for key in ("low", "high", "to")) for row in rows)
+    """All that is drawn, with room for a number at the right."""
+    low = min(min(row["low"], row["from"], row["to"]) for row in rows)
+    high = max(max(row["high"], row["from"], row["to"]) for row in rows)
     span = max(high - low, 0.02)
-    bottom = low - 0.35 * span
-    return [0.0 if low >= 0 > bottom or (low >= 0 and low < 0.4 * high) else bottom, high + 0.18 * span]
+    return [low - 0.06 * span, high + 0.16 * span]
 
 
 def _ids(report: AttributionReport) -> dict[str, str]:

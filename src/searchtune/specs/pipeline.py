@@ -35,7 +35,8 @@ class RewriteStage(Spec):
     on: bool = True
     mode: RewriteMode = "replace"
     """Search for the rewrite, for utterance and rewrite as one text, or for both and fuse the two rankings (RRF)."""
-    max_new_tokens: Positive = 64
+    max_new_tokens: Positive | None = None
+    """Null takes the rewriter's own."""
 
 
 class RetrieveStage(Spec):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from searchtune.specs.pipeline import PipelineSpec
 
 if TYPE_CHECKING:
     from searchtune.models.adapter_bank import AdapterBank, BankBackend
+    from searchtune.models.generation import Allowed
     from searchtune.pipeline.judging import LlmJudge
     from searchtune.pipeline.stages import Answering, Rewriting
 
@@ -45,12 +46,13 @@ class LanguageModels:
     banks: dict[Path, AdapterBank] = field(default_factory=dict)
     backends: dict[str, BankBackend] = field(default_factory=dict)
 
-    def backend(self, role: str) -> BankBackend:
-        """What the stage of this role asks."""
+    def backend(self, role: str, *, held_to_json: int | None = None) -> BankBackend:
+        """What the stage of this role asks; `held_to_json` holds replies of so many tokens to an answer's JSON."""
         if role not in self.backends:
             one = self.roles[role]
             bank = self._bank(one.root)
-            self.backends[role] = bank.backend(None if one.adapter is None else role)
+            allowed = None if held_to_json is None else _answer_json(bank.model.tokenizer, held_to_json)
+            self.backends[role] = bank.backend(None if one.adapter is None else role, allowed=allowed)
         return self.backends[role]
 
     def meter(self, *roles: str) -> Callable[[], int]:
@@ -73,6 +75,13 @@ class LanguageModels:
                 quantise=self.spec.quantise,
             )
         return self.banks[root]
+
+
+def _answer_json(tokenizer: Any, max_new_tokens: int) -> Allowed:
+    from searchtune.models.held_json import HeldJson, Kind
+
+    fields: dict[str, Kind] = {"answer": "text", "citations": "numbers", "abstained": "flag"}
+    return HeldJson(tokenizer, fields, max_new_tokens=max_new_tokens)
 
 
 def find_roles(spec: PipelineSpec) -> dict[str, Role]:
@@ -111,25 +120,27 @@ def _role(kind: str, adapter: str | None, base: str | None) -> Role:
     return Role(kind, root, folder, card)
 
 
-def make_rewriter(models: LanguageModels, max_new_tokens: int) -> Rewriting:
-    """The rewriting stage under its adapter's prompt."""
-    from searchtune.pipeline.rewriting import LlmRewriter
+def make_rewriter(models: LanguageModels, max_new_tokens: int | None) -> Rewriting:
+    """The rewriting stage under its own prompt, its model the bank's."""
     from searchtune.workflows.open_rewriter import open_rewriter
 
     role = models.roles["rewrite"]
     opened = open_rewriter(role.name, base=str(role.root) if role.adapter else None)
-    return LlmRewriter(models.backend("rewrite"), opened.prompt, max_new_tokens=max_new_tokens)
+    backend = models.backend("rewrite")
+    return replace(opened, load=lambda: backend, max_new_tokens=max_new_tokens or opened.max_new_tokens)
 
 
 def make_answerer(models: LanguageModels, role: str, max_new_tokens: int | None) -> Answering:
     """The answering stage of a role (`answer`, or `answer_base` without the adapter) under its own prompt."""
-    from searchtune.pipeline.answering import LlmAnswerer
     from searchtune.workflows.open_answerer import open_answerer
 
     one = models.roles[role]
-    opened = open_answerer(one.name, base=str(one.root) if one.adapter else None)
-    options: dict[str, Any] = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-    return LlmAnswerer(models.backend(role), opened.prompt, **options)
+    opened = open_answerer(one.name, base=str(one.root) if one.adapter else None, max_new_tokens=max_new_tokens)
+
+    def held(form: str, limit: int) -> BankBackend:
+        return models.backend(role, held_to_json=limit if form == "json" else None)
+
+    return replace(opened, load=held)
 
 
 def make_judge(models: LanguageModels) -> LlmJudge:

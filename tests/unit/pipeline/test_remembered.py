@@ -6,7 +6,7 @@ from searchtune.errors import ConfigError
 from searchtune.pipeline.remembered import WorkStore
 from searchtune.storage.journal import Journal
 from searchtune.types import Turn
-from searchtune.workflows.attribute import remembering
+from searchtune.workflows.attribute_grid import remembering
 from unit.pipeline.stages import fake_chain
 from unit.pipeline.test_chain import DOCUMENTS, IDS, TALK
 

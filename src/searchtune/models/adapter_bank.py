@@ -210,17 +210,21 @@ def open_bank(
         ModelError, MissingExtraError: the base cannot be opened.
     """
     cards = {name: read_llm_card(adapter_folder(folder)) for name, folder in adapters.items()}
-    if base is None and not cards:
-        raise ConfigError("a bank needs a base: name a model, or an adapter whose card names one")
     first = next(iter(cards.values()), None)
-    root = resolve_model(base) if base is not None or first is None else resolve_model(first.base, first.revision)
+    if base is not None:
+        root = resolve_model(base)
+    elif first is not None:
+        root = resolve_model(first.base, first.revision)
+    else:
+        raise ConfigError("a bank needs a base: name a model, or an adapter whose card names one")
     for card in cards.values():
         check_base(card, root)
     bits = {card.quantise for card in cards.values()}
     if quantise is None and len(bits) > 1:
         told = ", ".join(f"{name}: {card.quantise}" for name, card in cards.items())
         raise ConfigError(f"adapters were trained on their base in different bits ({told}): set quantise: none or nf4")
-    settled: Quantise = quantise or next(iter(bits), "none")
+    plain: Quantise = "none"
+    settled = quantise or next(iter(bits), plain)
     bank = AdapterBank(load_causal_lm(root, dtype=dtype, device=device, quantise=settled), root, settled)
     for name, folder in adapters.items():
         bank.add(name, folder)

@@ -140,7 +140,8 @@ class PairReranker:
 
     def places(self, run: Run) -> npt.NDArray[np.bool_]:
         """Which places of a run are scored. Shape: (texts, run depth)."""
-        return (run.docs != NO_DOC) & (np.arange(run.depth) < self.depth)
+        found: npt.NDArray[np.bool_] = (run.docs != NO_DOC) & (np.arange(run.depth) < self.depth)
+        return found
 
     def scores(self, queries: Sequence[str], rows: IntArray, docs: IntArray) -> FloatArray:
         """The model's score of each pair of a text, by its row in `queries`, and a document. Shape: (pairs,) all."""

@@ -11,7 +11,7 @@ from searchtune.models.generator import load_causal_lm
 from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
 from searchtune.prompts.chat import ChatExample, Message
-from searchtune.prompts.rubrics import BINARY
+from searchtune.prompts.rubrics import find_rubric
 from searchtune.specs.card import LlmCard, RewriteUse
 from searchtune.specs.recipe import LoraMethod
 from unit.models.causal import write_byte_causal
@@ -27,7 +27,7 @@ OWN = {
         "prompt": "answer/brief",
         "extra": {"format": "plain", "abstain": "written", "max_new_tokens": 8},
     },
-    "judge": {"prompt": "judge/brief", "rubric": BINARY.fields(), "labels": list(BINARY.labels)},
+    "judge": {"prompt": "judge/short", "rubric": find_rubric("umbrela").fields(), "labels": ["0", "1", "2", "3"]},
 }
 
 

@@ -51,13 +51,27 @@ def write_adapters(home: Path, quantise: str, rank: int) -> None:
     for seed, role in enumerate(ROLES):
         model = load_causal_lm(root, dtype=torch.float32, device=torch.device("cpu"), quantise=bits)
         lora = add_lora(model, LoraMethod(rank=rank, alpha=2 * rank), seed=seed, task_type="CAUSAL_LM")
-        card = LlmCard(**{
-            "kind": role, "name": role, "base": BASE, "revision": None, "base_weights_sha256": weights_sha256(root),
-            "tokenizer_sha256": tokenizer_sha256(root), "chat_template_sha256": chat_template_sha256(root),
-            "max_tokens": 512, "trainable_parameters": lora.trainable, "recipe_sha256": "", "data_fingerprint": "",
-            "train_positives_sha256": "", "metrics": {}, "versions": {}, "created": "", "prompt": "none",
-            "prompt_version": "1", "quantise": bits, "probe": probe,
-        })  # fmt: skip
+        card = LlmCard(
+            kind=role,
+            name=role,
+            base=BASE,
+            revision=None,
+            base_weights_sha256=weights_sha256(root),
+            tokenizer_sha256=tokenizer_sha256(root),
+            chat_template_sha256=chat_template_sha256(root),
+            max_tokens=512,
+            trainable_parameters=lora.trainable,
+            recipe_sha256="",
+            data_fingerprint="",
+            train_positives_sha256="",
+            metrics={},
+            versions={},
+            created="",
+            prompt="none",
+            prompt_version="1",
+            quantise=bits,
+            probe=probe,
+        )
         save_llm_adapter(home / role, model, lora, card, train_positives=[])
 
 

@@ -16,6 +16,7 @@ from searchtune.cli.main import COMMANDS
 from searchtune.specs.answer import AnswerRecipe
 from searchtune.specs.base import parse_spec, read_yaml
 from searchtune.specs.judge import JudgeRecipe
+from searchtune.specs.pipeline import PipelineSpec
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.specs.rewrite import RewriteRecipe
@@ -32,6 +33,7 @@ RECIPES = {
     "judge": JudgeRecipe,
     "rewrite": RewriteRecipe,
     "answer": AnswerRecipe,
+    "pipeline": PipelineSpec,
 }
 
 

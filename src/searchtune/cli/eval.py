@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,16 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 Metrics = Annotated[
     list[str] | None, typer.Option("--metric", "-m", help="A metric such as ndcg@10; may be given several times.")
 ]
+
+
+class AnswerValue(StrEnum):
+    """By what an answer is valued."""
+
+    citation_hit = "citation_hit"
+    citation_precision = "citation_precision"
+    token_f1 = "token_f1"
+
+
 Common = Annotated[
     bool, typer.Option("--common", help="Where the query sets differ, use the queries that all have, and say how many.")
 ]
@@ -159,6 +170,54 @@ def table(
     if layout not in layouts:
         raise ConfigError(f"--format {layout!r} is not one of text, markdown, latex{did_you_mean(layout, layouts)}")
     typer.echo(layouts[layout]())
+
+
+@app.command()
+def attribute(
+    config: Annotated[str, typer.Argument(help="A pipeline's file, or a name under configs/pipeline/.")],
+    split: Annotated[str, typer.Option(help="The task's labels.")] = "test",
+    max_queries: Annotated[int | None, typer.Option(min=1, help="So many queries, the same ones every time.")] = None,
+    answers: Annotated[
+        AnswerValue, typer.Option(help="By what an answer is valued; token_f1 takes --references.")
+    ] = AnswerValue.citation_hit,
+    references: Annotated[
+        Path | None, typer.Option(help="JSON lines with query_id and answers, a list of people's answers.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. --set answer.passages=5."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder [default: runs/attribute/CONFIG].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an attribution that was stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which stage of a pipeline earned what: every selection of stages on or off, shared work done once."""
+    from searchtune.cli.progress import RichProgress
+    from searchtune.data.references import read_references
+    from searchtune.evaluation.attribution_table import render_attribution
+    from searchtune.retrieval.cache import EmbeddingCache
+    from searchtune.storage.output import prepare_output
+    from searchtune.workflows.attribute import attribute_pipeline
+    from searchtune.workflows.attribute_grid import AttributionPlan
+    from searchtune.workflows.open_pipeline import load_pipeline, open_pipeline
+
+    if resume and overwrite:
+        raise typer.BadParameter("give one of --resume and --overwrite")
+    name = Path(config).stem
+    spec = load_pipeline(config, overrides=overrides or [])
+    given = None if references is None else read_references(references)
+    plan = AttributionPlan(split=split, max_queries=max_queries, answer_metric=answers.value, references=given)
+    policy: OutputPolicy = "resume" if resume else "overwrite" if overwrite else "fail"
+    folder = prepare_output(out or Path("runs/attribute") / name, policy)
+    with RichProgress() as progress:
+        opened = open_pipeline(spec, name=name, cache=EmbeddingCache(), progress=progress)
+        report = attribute_pipeline(opened, folder, plan, progress=progress)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+        return
+    typer.echo(render_attribution(report))
+    typer.echo(f"report   {folder / 'attribution.html'}")
 
 
 def _labels(reports: list[Path]) -> list[str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from searchtune.models.pairs import BareTexts, PairStore, bare_texts
 from searchtune.models.reranker import Reranker
@@ -19,7 +20,7 @@ from searchtune.retrieval.fusion import fuse
 from searchtune.retrieval.index import VectorIndex
 from searchtune.retrieval.reorder import blended, reordered
 from searchtune.specs.card import FittedBlend
-from searchtune.types import NO_DOC, Answer, FloatArray, Run, Turn
+from searchtune.types import NO_DOC, Answer, FloatArray, IntArray, Run, Turn
 
 
 class Rewriting(Protocol):
@@ -48,6 +49,41 @@ class Answering(Protocol):
 
     def answer(self, questions: Sequence[str], passages: Sequence[Sequence[str]]) -> list[Answer]:
         """The answer to each question from its own passages, the best first; a question may have none."""
+
+
+class Judging(Protocol):
+    """Grades passages."""
+
+    def judge(self, queries: Sequence[str], passages: Sequence[str]) -> list[Graded]:
+        """What is said of each pair; both lists are parallel."""
+
+
+class Graded(NamedTuple):
+    """One pair as a judge reads it."""
+
+    grade: int | None
+    """None where nothing could be read."""
+    probabilities: tuple[float, ...] | None
+    """Over the grades, lowest first."""
+    reason: str | None = None
+    """Why there is no grade."""
+
+
+@dataclass(frozen=True)
+class Quoting:
+    """Answers without a model: the beginning of the best passage, cited."""
+
+    words: int = 60
+
+    def answer(self, questions: Sequence[str], passages: Sequence[Sequence[str]]) -> list[Answer]:
+        return [self._quoted(own) for own in passages]
+
+    def _quoted(self, passages: Sequence[str]) -> Answer:
+        if not passages:
+            return Answer("", (), abstained=True)
+        words = passages[0].split()
+        cut = " ..." if len(words) > self.words else ""
+        return Answer(f"{' '.join(words[: self.words])}{cut} [1]", (1,))
 
 
 @dataclass(frozen=True)
@@ -98,13 +134,25 @@ class PairReranker:
         self._texts = bare_texts(self.model.tokenizer, self.documents, self._form)
 
     def rerank(self, queries: Sequence[str], run: Run) -> Run:
-        asked = bare_texts(self.model.tokenizer, queries, self._form)
-        places = (run.docs != NO_DOC) & (np.arange(run.depth) < self.depth)
+        places = self.places(run)
         rows, _ = np.nonzero(places)
-        scores = np.full(run.docs.shape, np.nan, dtype=np.float32)
-        store = PairStore(asked, self._texts, self._form)
-        scores[places] = self.model.score_store(store, run.queries[rows], run.docs[places])
+        return self.ordered(run, self.scores(queries, run.queries[rows], run.docs[places]))
+
+    def places(self, run: Run) -> npt.NDArray[np.bool_]:
+        """Which places of a run are scored. Shape: (texts, run depth)."""
+        found: npt.NDArray[np.bool_] = (run.docs != NO_DOC) & (np.arange(run.depth) < self.depth)
+        return found
+
+    def scores(self, queries: Sequence[str], rows: IntArray, docs: IntArray) -> FloatArray:
+        """The model's score of each pair of a text, by its row in `queries`, and a document. Shape: (pairs,) all."""
+        asked = bare_texts(self.model.tokenizer, queries, self._form)
+        return self.model.score_store(PairStore(asked, self._texts, self._form), rows, docs)
+
+    def ordered(self, run: Run, scores: FloatArray) -> Run:
+        """The run in the order of these scores, one for each of `places`, row by row."""
+        grid = np.full(run.docs.shape, np.nan, dtype=np.float32)
+        grid[self.places(run)] = scores
         if self.blend is None:
-            return reordered(run, scores, self.depth)
+            return reordered(run, grid, self.depth)
         weight, normalisation = self.blend.weight, self.blend.normalisation
-        return blended(run, scores, self.depth, weight=weight, normalisation=normalisation)
+        return blended(run, grid, self.depth, weight=weight, normalisation=normalisation)

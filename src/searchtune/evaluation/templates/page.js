@@ -9,7 +9,7 @@
     const style = getComputedStyle(document.documentElement);
     const [ink, soft, line, accent, second, other, good, bad, third, fourth] =
       ["ink", "soft", "line", "accent", "second", "other", "good", "bad", "third", "fourth"].map((name) => style.getPropertyValue(`--${name}`).trim());
-    const colours = id.startsWith("kind-") ? [good, bad, other]
+    const colours = id.startsWith("kind-") ? [good, bad, other, accent]
       : id === "reliability" || id === "trade-off" ? [accent, second, third, fourth, good, bad, other, soft]
       : id === "recall" || id === "precision" ? [other, accent, third, second, fourth, good, bad, soft]
       : [accent, id.startsWith("slice-") ? other : second, other];

@@ -27,7 +27,9 @@ PAIRS = [
     ("copy a stream", "shutil bytes fileobj"),
     ("read text", "json parser quote"),
 ]
-EVEN = dict.fromkeys(["shutil", "bytes", "source", "target", "os", "directory", "fileobj", "json", "parser", "quote"], 2.0)
+EVEN = dict.fromkeys(
+    ["shutil", "bytes", "source", "target", "os", "directory", "fileobj", "json", "parser", "quote"], 2.0
+)
 
 
 def associations(pairs=PAIRS, idf=None):

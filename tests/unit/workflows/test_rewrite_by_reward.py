@@ -28,8 +28,6 @@ from unit.workflows.rewarding import Greedy, Scripted, ask
 OPTIM = {"lr": 1e-2, "epochs": 2, "batch_size": 8, "checkpoint_every": 2}
 
 
-
-
 def hints():
     """For each question the title of the document that is asked for, and one of another topic."""
     titles = {name: title for name, (title, _) in support.documents().items()}
@@ -181,6 +179,8 @@ def test_labels_of_dev_and_test_play_no_part(base, tmp_path):
                 "\n".join(["query-id\tcorpus-id\tscore", *rows, ""]), encoding="utf-8"
             )
         out = tmp_path / f"run-{name}"
-        train_by_reward(recipe_of(base, dev={"times": 0}), plan_of(folder, warm_start=0, from_documents=True), out, leaks="allow")
+        train_by_reward(
+            recipe_of(base, dev={"times": 0}), plan_of(folder, warm_start=0, from_documents=True), out, leaks="allow"
+        )
         files.append((out / "rewarded.jsonl").read_text(encoding="utf-8"))
     assert files[0] == files[1]

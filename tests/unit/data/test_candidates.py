@@ -79,7 +79,12 @@ def test_what_was_seen_once_or_never_is_no_ground_for_a_guess(query):
 
 
 def test_a_pair_is_left_out_of_its_own_counts():
-    pairs = [("copy", "shutil alpha"), ("copy", "shutil beta"), ("copy", "gamma gamma"), ("other", "delta")]
+    pairs = [
+        ("copy", "shutil alpha"),
+        ("copy", "shutil beta"),
+        ("copy", "gamma gamma"),
+        *((f"other{i}", f"delta{i}") for i in range(4)),
+    ]
     found = associations(pairs, {"shutil": 1.0})
     assert found.guesses("copy", 4, least=0.2) == ["shutil"]
     assert found.guesses("copy", 4, least=0.0001, pair=0) == []  # one other document is left

@@ -1,8 +1,9 @@
 """Candidate rewrites of a query, the reward of each, and the pairs of a better and a worse one to learn from.
 
-Rewrites can be made from a relevant document, which is doc2query (Nogueira et al. 2019, arXiv:1904.08375) the other
-way round: the words that a search would have needed are put into the query. A word that stands in no other document is
-left out, because nobody could guess it from the query.
+Rewrites can be made from documents, which is doc2query (Nogueira et al. 2019, arXiv:1904.08375) the other way round:
+words that a search would have needed are put into the query. A relevant document has plenty of them, but most can be
+guessed by nobody; only those are taken that go with the query's words in other training pairs too, as in translation
+models of retrieval (Berger and Lafferty 1999).
 
 Nothing here knows a model or how rewards come about.
 """
@@ -11,18 +12,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from scipy import sparse
 
 from searchtune.errors import DataError
 from searchtune.specs.reward import Mode
-from searchtune.types import Turn
+from searchtune.types import FloatArray64, Turn
 
 _WORD = re.compile(r"\b\w\w+\b")
-_GUESSABLE = 2
-"""Documents a word must stand in to be put into a rewrite."""
+_PAIRS = 2
+"""Other training documents in which two words must go together before one is guessed from the other."""
+_LIFT = 1.5
+"""How much likelier than in any training document a word must be in those of a query's word."""
+_CAUTION = 5.0
+"""Documents without the word that are added to what was counted."""
+_TELLING = 0.25
+"""Share of the highest idf that a guessed word must have: others change no ranking."""
 SAME = 1e-9
 """Rewards nearer than this are equal: above rounding, below any metric's smallest step."""
 
@@ -46,75 +56,103 @@ def searched_text(utterance: str, rewrite: str, mode: Mode) -> str:
     return f"{utterance} {rewrite}" if mode == "append" else rewrite
 
 
-@dataclass(frozen=True)
-class WordWeights:
-    """How telling words are in a corpus."""
+def word_idf(documents: Sequence[str]) -> dict[str, float]:
+    """ln(1 + (N - n + .5) / (n + .5)) of every word that n of N documents hold, as in Lucene's BM25."""
+    counts = Counter(word for document in documents for word in set(words(document)))
+    n = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
+    idf = np.log1p((len(documents) - n + 0.5) / (n + 0.5)).tolist()
+    return dict(zip(counts, idf, strict=True))
 
-    idf: Mapping[str, float]
-    """ln(1 + (N - n + .5) / (n + .5)) for a word that n of N documents hold, as in Lucene's BM25."""
-    documents: Mapping[str, int]
-    """n, by word."""
-    length: float
-    """Mean number of words of a document."""
 
-    @classmethod
-    def of(cls, documents: Sequence[str]) -> WordWeights:
-        """Count the words of a corpus."""
-        counts: Counter[str] = Counter()
-        total = 0
-        for document in documents:
-            found = words(document)
-            total += len(found)
-            counts.update(set(found))
-        n = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
-        idf = np.log1p((len(documents) - n + 0.5) / (n + 0.5)).tolist()
-        return cls(dict(zip(counts, idf, strict=True)), counts, total / max(1, len(documents)))
+class WordAssociations:
+    """Which words of documents go with which words of queries in training pairs.
 
-    def weightiest(self, text: str, count: int, leave_out: Iterable[str] = ()) -> list[str]:
-        """The `count` words of a text with the highest BM25 weight (k1 1.5, b .75), the highest first.
+    A pair is a query with one relevant document. For a query's words, a document word's strength is the chance that at
+    least one of them brings it along, 1 - product of (1 - n(q, d) / (n(q) + 5)) over the query's words q, times its idf
+    as a share of the highest. Counts are of documents, each with the words of all its queries: several queries with one
+    document prove nothing about others.
+    """
 
-        Words that fewer than two documents hold and those to leave out are not taken. Ties go by the alphabet.
+    def __init__(self, queries: Sequence[str], documents: Sequence[str], idf: Mapping[str, float]) -> None:
+        """Count over pairs: `queries[i]` with `documents[i]`; `idf` is the whole corpus's."""
+        places: dict[str, int] = {}
+        self._document_of = [places.setdefault(document, len(places)) for document in documents]
+        asked: list[list[str]] = [[] for _ in places]
+        for query, place in zip(queries, self._document_of, strict=True):
+            asked[place].append(query)
+        self._queries, self._query_rows = _presence([" ".join(texts) for texts in asked])
+        vocabulary, self._document_rows = _presence(list(places))
+        self._words = np.array(list(vocabulary), dtype=object)
+        self._together = (self._query_rows.T @ self._document_rows).tocsr()
+        self._with_query = np.asarray(self._query_rows.sum(axis=0), dtype=np.float64).ravel()
+        self._with_document = np.asarray(self._document_rows.sum(axis=0), dtype=np.float64).ravel()
+        highest = max(idf.values(), default=0.0) or 1.0
+        self._idf = np.array([idf.get(word, 0.0) / highest for word in vocabulary], dtype=np.float64)
+
+    def guesses(self, query: str, count: int, *, least: float = 0.25, pair: int | None = None) -> list[str]:
+        """The strongest words for a query, at most `count` and none below `least`; its own words are left out.
+
+        With `pair`, that training pair's document is left out of the counts, as if it had never been seen.
         """
-        found = words(text)
-        scale = 1.5 * (0.25 + 0.75 * len(found) / self.length) if self.length else 1.0
-        weight = {
-            word: self.idf[word] * often * 2.5 / (often + scale)
-            for word, often in Counter(found).items()
-            if self.documents.get(word, 0) >= _GUESSABLE
-        }
-        for word in leave_out:
-            weight.pop(word, None)
-        return sorted(weight, key=lambda word: (-weight[word], word))[:count]
+        own = None if pair is None else self._document_rows[[self._document_of[pair]]].indices
+        return self._strongest(query, self._strengths(query, own), np.arange(len(self._words)), count, least)
+
+    def found(self, query: str, pair: int, count: int, *, least: float = 0.1) -> list[str]:
+        """The same, of the words of that pair's document alone."""
+        own = self._document_rows[[self._document_of[pair]]].indices
+        return self._strongest(query, self._strengths(query, own), own, count, least)
+
+    def _strengths(self, query: str, own: npt.NDArray[Any] | None) -> FloatArray64:
+        """The strength of every document word; `own` are those of a document that does not count."""
+        missed = np.ones(len(self._words))
+        left_out = 0 if own is None else 1
+        for word in set(words(query)):
+            row = self._queries.get(word)
+            if row is None or self._with_query[row] - left_out < _PAIRS:
+                continue
+            start, stop = self._together.indptr[row : row + 2]
+            columns = self._together.indices[start:stop]
+            hidden = np.zeros(len(columns)) if own is None else np.isin(columns, own).astype(np.float64)
+            together = self._together.data[start:stop] - hidden
+            total = self._with_query[row] - left_out
+            usual = (self._with_document[columns] - hidden) / max(1, self._query_rows.shape[0] - left_out)
+            sure = (together >= _PAIRS) & (together / total > _LIFT * usual)
+            missed[columns] *= 1 - np.where(sure, together / (total + _CAUTION), 0.0)
+        return np.where(self._idf >= _TELLING, self._idf * (1 - missed), 0.0)
+
+    def _strongest(
+        self, query: str, strengths: FloatArray64, among: npt.NDArray[Any], count: int, least: float
+    ) -> list[str]:
+        known = set(words(query))
+        likely = among[strengths[among] >= least]
+        order = sorted(likely.tolist(), key=lambda place: (-strengths[place], self._words[place]))
+        return [str(self._words[place]) for place in order if self._words[place] not in known][:count]
 
 
 def document_candidates(
-    utterance: str, title: str, text: str, weights: WordWeights, *, count: int, mode: Mode
+    utterance: str, pair: int, associations: WordAssociations, *, count: int, mode: Mode
 ) -> list[str]:
-    """Rewrites made from a document that is relevant to the utterance: with its title, its weightiest words, or both.
+    """Rewrites made from a training pair: with the words of its document that other pairs let one guess, all or the
+    strongest alone, and with the strongest guesses whether the document has them or not.
 
-    Under `append` they are what is added alone; otherwise the utterance stands before it. Words of the utterance are
-    not repeated, and whatever has no new word is left out.
+    The pair itself is left out of the counts. Under `append` a rewrite is what is added alone; otherwise the utterance
+    stands before it. Whatever adds no word is left out.
     """
-    known = set(words(utterance))
-    from_title = _guessable(title, weights, known)
-    from_text = weights.weightiest(text, count, [*known, *from_title])
-    found = []
-    for added in ([*from_title], [*from_text], [*from_title, *from_text]):
-        line = " ".join(added)
-        found.append(line if mode == "append" else f"{utterance.strip()} {line}")
-        if not added:
-            found.pop()
-    return list(dict.fromkeys(found))
+    own = associations.found(utterance, pair, count)
+    lines = [" ".join(added) for added in (own, own[:1], associations.guesses(utterance, count, pair=pair)) if added]
+    return list(dict.fromkeys(line if mode == "append" else f"{utterance.strip()} {line}" for line in lines))
 
 
-def _guessable(title: str, weights: WordWeights, known: set[str]) -> list[str]:
-    """A title's new words, each once and in its order; snake_case also by its parts, as people say them."""
-    spelled = [
-        part for word in words(title) for part in (word, *(words(word.replace("_", " ")) if "_" in word else ()))
-    ]
-    return [
-        word for word in dict.fromkeys(spelled) if word not in known and weights.documents.get(word, 0) >= _GUESSABLE
-    ]
+def _presence(texts: Sequence[str]) -> tuple[dict[str, int], sparse.csr_matrix]:
+    """Words with their columns, and which text holds which. Shape: (texts, words), 0 or 1."""
+    places: dict[str, int] = {}
+    columns: list[int] = []
+    offsets = [0]
+    for text in texts:
+        columns += [places.setdefault(word, len(places)) for word in dict.fromkeys(words(text))]
+        offsets.append(len(columns))
+    ones = np.ones(len(columns), dtype=np.int64)
+    return places, sparse.csr_matrix((ones, columns, offsets), shape=(len(texts), len(places)))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from searchtune.data.near import NEAR_THRESHOLD, near_pairs
+from searchtune.data.near import NEAR_THRESHOLD, near_pairs, normalise
 from searchtune.data.problems import Problem
 from searchtune.data.rows import BadRow, OnProblem, RowReader
 from searchtune.data.splits import hash_share
 from searchtune.errors import DataError
-from searchtune.metrics.text_overlap import normalised
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.types import Turn
 
@@ -48,7 +47,7 @@ class RewriteExample:
     @property
     def changed(self) -> bool:
         """Whether the rewrite says other words than the utterance."""
-        return normalised(self.turn.utterance) != normalised(self.rewrite)
+        return normalise(self.turn.utterance) != normalise(self.rewrite)
 
 
 @dataclass(frozen=True)

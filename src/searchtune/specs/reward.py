@@ -49,10 +49,11 @@ class RetrievalReward(Spec):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of the draws; the recipe's `max_new_tokens` bounds their length."""
     from_documents: bool = False
-    """Also try rewrites made from a relevant document of the training split: its title, and its weightiest words (see
+    """Also try rewrites made from the relevant documents of the training split: with words of a query's own document
+    that other training pairs let one guess from the query, and with the best guesses as such (see
     `data/candidates.py`). They give a small model something good to learn from where its own candidates are poor."""
     document_words: Positive = 4
-    """How many words such a rewrite takes from the document's text."""
+    """How many words such a rewrite takes from a document."""
     keep_original: bool = True
     """Whether the utterance itself is a candidate, so that the model can learn to leave it as it is."""
     min_margin: Annotated[float, Field(gt=0, le=1)] = 0.1

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from searchtune.data.candidates import WordWeights, words
+from searchtune.data.candidates import word_idf, words
 from searchtune.errors import ArtifactError, ConfigError, DataError, did_you_mean
 from searchtune.metrics.gain_features import GainFeatures, retriever_features, run_features, text_features
 from searchtune.metrics.gain_prediction import Aim, GainPredictor, fit_gain
@@ -67,7 +67,7 @@ class RewriteWatch:
 
     @cached_property
     def _idf(self) -> Mapping[str, float]:
-        return WordWeights.of(self.search.collection.documents).idf
+        return word_idf(self.search.collection.documents)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -21,16 +21,17 @@ from searchtune.data.candidates import (
     SAME,
     Preference,
     RewardedTurn,
-    WordWeights,
+    WordAssociations,
     document_candidates,
     searched_text,
+    word_idf,
 )
 from searchtune.data.leakage import find_leaks, positives
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
 from searchtune.metrics.ranking import parse_metric
 from searchtune.prompts.chat import ChatExample, Conversation
-from searchtune.specs.reward import RetrievalReward
+from searchtune.specs.reward import Mode, RetrievalReward
 from searchtune.storage.atomic import write_text
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.journal import Journal
@@ -138,6 +139,39 @@ def reward_candidates(
         return job.rewarded(texts)
 
 
+def associations_of(data: RewardData) -> WordAssociations:
+    """What goes with what, from every training query and the best of its relevant documents, the first of equals."""
+    documents = data.collection.documents
+    labels = [data.train.row(row) for row in range(len(data.train))]
+    best = [documents[int(docs[np.argmax(grades)])] for docs, grades in labels]
+    asked = [data.turns[int(query)].utterance for query in data.train.queries]
+    return WordAssociations(asked, best, word_idf(documents))
+
+
+@dataclass(frozen=True)
+class AssociationRewriter:
+    """The rewriter that a language model has to beat: the words that training documents suggest for a query's words.
+
+    Under `append` its rewrite is these words alone; otherwise the utterance stands before them. Where nothing is
+    suggested, it is the utterance.
+    """
+
+    associations: WordAssociations
+    mode: Mode = "append"
+    count: int = 4
+    least: float = 0.35
+    """The strength that a word needs (see `WordAssociations`)."""
+
+    def rewrite(self, turns: Sequence[Turn]) -> list[str]:
+        """The query for each turn; its history is not read."""
+        found = []
+        for turn in turns:
+            added = self.associations.guesses(turn.utterance, self.count, least=self.least)
+            before = [] if added and self.mode == "append" else [turn.utterance]
+            found.append(" ".join([*before, *added]))
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
     data: RewardData
@@ -180,18 +214,11 @@ class _Job:
 
     def candidates(self, row: int, drawn: Sequence[str]) -> list[str]:
         """All candidates of a query, each once: the model's, those made from a document, the utterance."""
-        utterance, collection = _line(self.turn(row).utterance), self.data.collection
+        utterance = _line(self.turn(row).utterance)
         found = list(drawn)
         if self.reward.from_documents:
-            docs, grades = self.data.train.row(row)
-            best = int(docs[np.argmax(grades)])
             found += document_candidates(
-                utterance,
-                collection.titles[best],
-                collection.texts[best],
-                self._weights,
-                count=self.reward.document_words,
-                mode=self.reward.mode,
+                utterance, row, self._associations, count=self.reward.document_words, mode=self.reward.mode
             )
         if self.reward.keep_original:
             found.append(utterance)
@@ -244,8 +271,8 @@ class _Job:
             yield part, self.search.scores(run, train, own, self.reward.metric).tolist()
 
     @cached_property
-    def _weights(self) -> WordWeights:
-        return WordWeights.of(self.data.collection.documents)
+    def _associations(self) -> WordAssociations:
+        return associations_of(self.data)
 
     def _draw(self, turns: Sequence[Turn]) -> list[list[str]]:
         if not self.reward.samples:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from searchtune.data.near import normalise
 from searchtune.data.rewrites import task_turns
 from searchtune.metrics.significance import SAME
-from searchtune.metrics.text_overlap import normalised
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.fusion import fuse
 from searchtune.specs.rewrite import Mode
@@ -27,7 +27,7 @@ from searchtune.workflows.systems import Ranker, Request, Runs, rank_all
 
 def searched_text(utterance: str, query: str, mode: Mode) -> str:
     """What is searched with in place of the utterance."""
-    if normalised(utterance) == normalised(query):
+    if normalise(utterance) == normalise(query):
         return utterance
     return f"{utterance} {query}" if mode == "append" else query
 
@@ -40,7 +40,7 @@ def combined(original: Run, rewritten: Run, mode: Mode, depth: int) -> Run:
 def changed_share(utterances: Sequence[str], queries: Sequence[str]) -> float:
     """Of the queries whose words are not the utterance's."""
     pairs = zip(utterances, queries, strict=True)
-    return float(np.mean([normalised(said) != normalised(query) for said, query in pairs])) if utterances else 0.0
+    return float(np.mean([normalise(said) != normalise(query) for said, query in pairs])) if utterances else 0.0
 
 
 def harm(before: FloatArray64, after: FloatArray64) -> dict[str, float]:

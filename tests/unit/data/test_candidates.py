@@ -8,22 +8,32 @@ from hypothesis import strategies as st
 
 from searchtune.data.candidates import (
     RewardedTurn,
-    WordWeights,
+    WordAssociations,
     best_rewrites,
     document_candidates,
     preferences,
     searched_text,
+    word_idf,
     words,
 )
 from searchtune.errors import DataError
 from searchtune.types import Turn
 
-DOCUMENTS = [
-    "shutil.copy_file copy bytes from source to target",
-    "os.walk directory tree walk source",
-    "json.dump write object bytes target",
-    "json.load read object unseen",
+PAIRS = [
+    ("copy one file", "shutil bytes source"),
+    ("copy the tree", "shutil bytes target"),
+    ("walk a tree", "os directory source"),
+    ("walk down", "os directory target"),
+    ("copy a stream", "shutil bytes fileobj"),
+    ("read text", "json parser quote"),
 ]
+EVEN = dict.fromkeys(
+    ["shutil", "bytes", "source", "target", "os", "directory", "fileobj", "json", "parser", "quote"], 2.0
+)
+
+
+def associations(pairs=PAIRS, idf=None):
+    return WordAssociations([query for query, _ in pairs], [document for _, document in pairs], idf or EVEN)
 
 
 def rewarded(pairs, original=0.5, query="q"):
@@ -43,38 +53,70 @@ def test_what_is_searched(rewrite, mode, text):
     assert searched_text("how", rewrite, mode) == text
 
 
-def test_idf_is_lucenes_and_words_of_one_document_are_not_taken():
-    weights = WordWeights.of(DOCUMENTS)
-    assert weights.idf["bytes"] == pytest.approx(math.log(1 + (4 - 2 + 0.5) / (2 + 0.5)))
-    assert weights.documents["source"] == 2
-    found = weights.weightiest(DOCUMENTS[3], 5)
-    assert "unseen" not in found and "load" not in found
-    assert set(found) == {"json", "object"}
-    assert weights.weightiest(DOCUMENTS[3], 5, leave_out=["json"]) == ["object"]
-    assert weights.weightiest("", 5) == []
-    assert WordWeights.of([]).weightiest("some words", 3) == []
+def test_idf_is_lucenes():
+    idf = word_idf(["bytes bytes here", "bytes there", "none", ""])
+    assert idf["bytes"] == pytest.approx(math.log(1 + (4 - 2 + 0.5) / (2 + 0.5)))
+    assert word_idf([]) == {}
 
 
-def test_a_word_said_more_often_weighs_more_and_ties_go_by_the_alphabet():
-    weights = WordWeights.of(["bb aa aa", "bb aa cc", "cc dd"])
-    assert weights.weightiest("bb aa bb", 2) == ["bb", "aa"]
-    assert weights.weightiest("cc bb aa", 3) == ["aa", "bb", "cc"]
+def test_words_are_guessed_from_what_went_with_the_querys_words():
+    assert associations().guesses("copy it", 4) == ["bytes", "shutil"]  # alike in strength: by the alphabet
+    assert associations().guesses("copy it", 1) == ["bytes"]
+    assert associations().guesses("copy bytes", 4) == ["shutil"]
+    assert associations().guesses("walk", 4, least=0.2) == ["directory", "os"]
+    strength = 1 - (1 - 3 / 8)  # three of three documents, five added
+    assert associations().guesses("copy", 4, least=strength) == ["bytes", "shutil"]
+    assert associations().guesses("copy", 4, least=strength + 0.01) == []
+    two = associations([*PAIRS, ("big copy", "shutil x"), ("big one", "shutil y")])
+    both = 1 - (1 - 4 / 9) * (1 - 2 / 7)  # `shutil` goes with either word
+    assert two.guesses("big copy", 4, least=both - 1e-9) == ["shutil"]
+    assert two.guesses("big copy", 4, least=both + 1e-9) == []
 
 
-def test_rewrites_from_a_document():
-    corpus = ["shutil.copy_file bytes source", "shutil.move copy file source", "copy_file bytes"]
-    weights = WordWeights.of(corpus)
-    found = document_candidates("copy it", "shutil.copy_file", "bytes source", weights, count=1, mode="append")
-    assert found == ["shutil copy_file", "bytes", "shutil copy_file bytes"]  # `file` stands in one document alone
-    whole = document_candidates("copy it", "shutil.copy_file", "bytes source", weights, count=1, mode="replace")
-    assert whole == [f"copy it {text}" for text in found]
+@pytest.mark.parametrize("query", ["", "read text", "unknown words", "the"])
+def test_what_was_seen_once_or_never_is_no_ground_for_a_guess(query):
+    assert associations().guesses(query, 4, least=0.0001) == []
 
 
-@pytest.mark.parametrize("mode", ["append", "replace", "fuse"])
-def test_documents_that_add_nothing_give_no_rewrite(mode):
-    weights = WordWeights.of(["alpha beta", "alpha beta"])
-    assert document_candidates("alpha beta", "alpha", "beta", weights, count=3, mode=mode) == []
-    assert document_candidates("gamma", "", "", weights, count=3, mode=mode) == []
+def test_a_pair_is_left_out_of_its_own_counts():
+    pairs = [
+        ("copy", "shutil alpha"),
+        ("copy", "shutil beta"),
+        ("copy", "gamma gamma"),
+        *((f"other{i}", f"delta{i}") for i in range(4)),
+    ]
+    found = associations(pairs, {"shutil": 1.0})
+    assert found.guesses("copy", 4, least=0.2) == ["shutil"]
+    assert found.guesses("copy", 4, least=0.0001, pair=0) == []  # one other document is left
+    assert found.found("copy", 0, 4, least=0.0001) == []
+
+
+def test_several_queries_with_one_document_are_one_witness():
+    pairs = [("gene raises", "ac8 cell"), ("gene lowers", "ac8 cell"), ("gene halts", "ac8 cell"), ("z", "other")]
+    assert associations(pairs, {"ac8": 1.0}).guesses("gene", 4, least=0.0001) == []
+
+
+def test_common_words_are_not_guessed():
+    idf = {**EVEN, "bytes": 0.4}
+    assert associations(idf=idf).guesses("copy it", 4) == ["shutil"]
+
+
+def test_rewrites_from_a_training_pair():
+    found = document_candidates("copy one file", 0, associations(), count=2, mode="append")
+    assert found == ["bytes shutil", "bytes"]
+    whole = document_candidates("copy one file", 0, associations(), count=2, mode="replace")
+    assert whole == [f"copy one file {text}" for text in found]
+    assert document_candidates("read text", 5, associations(), count=2, mode="fuse") == []
+
+
+def test_wrong_guesses_are_candidates_too():
+    pairs = [*PAIRS, ("copy by mistake", "quote")]
+    found = document_candidates("copy by mistake", 6, associations(pairs), count=2, mode="append")
+    assert found == ["bytes shutil"]  # in other documents, not in this pair's
+
+
+def test_no_pairs_give_no_guess():
+    assert associations([]).guesses("copy", 4) == []
 
 
 def test_best_against_worst_and_on_inwards():

@@ -28,6 +28,17 @@ from unit.workflows.rewarding import Greedy, Scripted, ask
 OPTIM = {"lr": 1e-2, "epochs": 2, "batch_size": 8, "checkpoint_every": 2}
 
 
+def hints():
+    """For each question the title of the document that is asked for, and one of another topic."""
+    titles = {name: title for name, (title, _) in support.documents().items()}
+    found = {}
+    for query in support.queries():
+        wanted = max(query.grades, key=query.grades.get)
+        other = next(name for name in titles if name.partition("-")[0] != wanted.partition("-")[0])
+        found[query.text] = [titles[other], titles[wanted]]
+    return found
+
+
 class Notes(Progress):
     def __init__(self):
         self.notes = []
@@ -48,10 +59,10 @@ def recipe_of(base, **changes):
 
 def plan_of(task, source=None, **changes):
     reward = RetrievalReward.model_validate(
-        {"task": str(task), "samples": 2, "from_documents": True, "max_queries": 12, "document_words": 2, **changes}
+        {"task": str(task), "samples": 2, "mode": "replace", "max_queries": 12, **changes}
     )
     return RewardPlan(
-        reward, source or Scripted({}), ask, lambda model: Greedy(LocalBackend(model, {}, max_tokens=200))
+        reward, source or Scripted(hints()), ask, lambda model: Greedy(LocalBackend(model, {}, max_tokens=200))
     )
 
 
@@ -102,7 +113,7 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(base, tmp_path, tiny_col
         with pytest.raises(TrainingInterrupted):
             train_by_reward(recipe, plan, tmp_path / "killed", policy=policy)
         policy = "resume"
-    source = Scripted({})
+    source = Scripted(hints())
     again = train_by_reward(recipe, plan_of(tiny_collection, source), tmp_path / "killed", policy="resume")
     assert source.asked == []
     states = [trained.adapter.state() for trained in (whole, again)]
@@ -152,7 +163,7 @@ def test_it_begins_with_another_rewriters_weights(base, tmp_path, tiny_collectio
 
 
 def test_nothing_to_learn_from(base, tmp_path, tiny_collection):
-    plan = plan_of(tiny_collection, from_documents=False)
+    plan = plan_of(tiny_collection, Scripted({}))
     with pytest.raises(DataError, match="set reward.from_documents"):
         train_by_reward(recipe_of(base), plan, tmp_path / "run")
 
@@ -168,6 +179,8 @@ def test_labels_of_dev_and_test_play_no_part(base, tmp_path):
                 "\n".join(["query-id\tcorpus-id\tscore", *rows, ""]), encoding="utf-8"
             )
         out = tmp_path / f"run-{name}"
-        train_by_reward(recipe_of(base, dev={"times": 0}), plan_of(folder, warm_start=0), out, leaks="allow")
+        train_by_reward(
+            recipe_of(base, dev={"times": 0}), plan_of(folder, warm_start=0, from_documents=True), out, leaks="allow"
+        )
         files.append((out / "rewarded.jsonl").read_text(encoding="utf-8"))
     assert files[0] == files[1]

@@ -16,7 +16,9 @@ from searchtune.storage.journal import JournalView
 from searchtune.types import NO_DOC, Run, Turn
 from searchtune.workflows import rewrite_reward
 from searchtune.workflows.rewrite_reward import (
+    AssociationRewriter,
     RewardData,
+    associations_of,
     open_reward_data,
     read_rewarded,
     reward_candidates,
@@ -73,13 +75,31 @@ def test_candidates_are_cleaned_and_each_stands_once(tmp_path):
     assert without["visit every folder"].original == found["visit every folder"].rewards[2]
 
 
-def test_rewrites_from_documents_use_the_best_training_document(tmp_path):
-    found = {one.turn.utterance: one for one in run_all(tmp_path, from_documents=True, source=Scripted({}))}
-    # Of d0, grade 2, not of d1. The title's `walk` and all words of the text stand in no other document.
-    assert found["visit every folder"].candidates == ("visit every folder", "os")
-    assert found["duplicate a file"].candidates == ("duplicate a file", "to path")
-    assert found["join path pieces"].candidates[1] == "os"
-    assert all("remove" not in text for one in found.values() for text in one.candidates)
+def associating():
+    """Four training queries about copying; `shutil` goes with all of them."""
+    names = ("one", "two", "three", "four")
+    documents = {f"d{name}": ("", f"shutil {name}") for name in names} | {f"x{i}": ("", f"else {i}") for i in range(40)}
+    texts = {f"q{name}": f"copy {name}x" for name in names} | {"qt": "copy five", "qo": "other"}
+    labels = {"train": [(f"q{name}", f"d{name}", 1) for name in names] + [("qo", "x0", 1)], "test": [("qt", "dtwo", 1)]}
+    return build_collection("copies", documents, texts, labels)
+
+
+def test_rewrites_from_documents_come_from_training_pairs(tmp_path):
+    data = toy_data(associating())
+    found = run_all(tmp_path, from_documents=True, source=Scripted({}), data=data)
+    by_text = {one.turn.utterance: one.candidates for one in found}
+    assert by_text["copy onex"] == ("copy onex", "shutil")
+    assert by_text["other"] == ("other",)
+    rewarded = run_all(tmp_path / "fuse", from_documents=True, source=Scripted({}), data=data, mode="fuse")
+    assert {one.turn.utterance: one.candidates for one in rewarded}["copy onex"][1] == "copy onex shutil"
+
+
+def test_the_rewriter_without_a_model():
+    associations = associations_of(toy_data(associating()))
+    turns = [Turn("copy five", (("user", "hm"),)), Turn("nothing known"), Turn("")]
+    assert AssociationRewriter(associations, least=0.2).rewrite(turns) == ["shutil", "nothing known", ""]
+    assert AssociationRewriter(associations, "fuse", least=0.2).rewrite(turns)[0] == "copy five shutil"
+    assert AssociationRewriter(associations, least=0.99).rewrite(turns)[0] == "copy five"
 
 
 @pytest.mark.parametrize("mode", ["replace", "append", "fuse"])

@@ -167,7 +167,7 @@ def test_what_is_searched_with():
     assert searched_text("What is it?", "what is IT", "append") == "What is it?"
     assert searched_text("it", "the tide", "append") == "it the tide"
     assert searched_text("it", "the tide", "replace") == searched_text("it", "the tide", "fuse") == "the tide"
-    assert changed_share(["it", "the tide"], ["the tide", "Tide!"]) == 0.5 and changed_share([], []) == 0
+    assert changed_share(["it", "the tide"], ["the tide", "The TIDE!"]) == 0.5 and changed_share([], []) == 0
 
 
 def test_harm_tells_rises_from_falls():

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from searchtune.metrics.grade_calibration import GradeCalibration, plain_calibration
+from searchtune.data.coverage import coverages
+from searchtune.metrics.abstention import DEFAULT_RULE, AbstentionRule
 from searchtune.models.backends import Backend
 from searchtune.models.generation import Sampling
 from searchtune.prompts.answer import ABSTENTION, LABELS, AnswerPrompt, citations_outside, parse_answer
@@ -61,8 +62,8 @@ class LlmAnswerer:
     backend: Backend
     prompt: AnswerPrompt
     max_new_tokens: int = 160
-    calibration: GradeCalibration | None = None
-    """From which likelihood on a question is answered, where that is read; None answers what is rather a yes."""
+    rule: AbstentionRule = DEFAULT_RULE
+    """What is answered, where that is read; the default answers what is rather a yes than a no."""
 
     def answer(self, questions: Sequence[str], passages: Sequence[Sequence[str]]) -> list[Answer]:
         """The answer to each question from its own passages.
@@ -118,9 +119,8 @@ class LlmAnswerer:
         began = time.perf_counter()
         asked = [self.prompt.asked(one, own) for one, own in zip(questions, passages, strict=True)]
         readings = self.backend.read_labels(asked, LABELS)
-        fitted = self.calibration or plain_calibration(len(LABELS), 1)
-        likelihood = fitted.relevance(readings.probabilities)
-        decided = np.where(np.isnan(likelihood), -1, likelihood >= fitted.threshold).astype(int)
+        likelihood = self.rule.likelihood(readings.probabilities, coverages(questions, passages))
+        decided = np.where(np.isnan(likelihood), -1, likelihood >= self.rule.threshold).astype(int)
         used = (round(readings.prompt_tokens / count), round(readings.completion_tokens / count))
         seconds = (time.perf_counter() - began) / count
         return _Judged(likelihood.tolist(), decided.tolist(), readings.reasons, used, seconds)

@@ -71,6 +71,8 @@ class AnswerRecipe(LlmRecipe):
     """In so many of the answerable questions distractors take the gold passages' place: to be left unanswered."""
     repeats: Positive = 1
     """How many times each question is mixed in one epoch: each time other passages are drawn, in another order."""
+    coverage: bool = True
+    """Where abstention is read, also weigh how far the passages cover the question's words; how much is fitted."""
     label_weight: Annotated[float, Field(gt=0)] = 10.0
     """How much a token of the word that is read counts beside one of an answer."""
     max_new_tokens: Positive = 160

@@ -10,9 +10,13 @@ import numpy as np
 from accelerate import PartialState
 
 from searchtune.data.answering import AnswerSet
-from searchtune.errors import DataError
-from searchtune.metrics.abstention import abstention_f1, answerable_auc, fit_abstention
-from searchtune.metrics.grade_calibration import GradeCalibration
+from searchtune.metrics.abstention import (
+    AbstentionRule,
+    abstention_f1,
+    answerable_auc,
+    check_both_kinds,
+    fit_abstention,
+)
 from searchtune.models.adapters import add_lora
 from searchtune.models.backends import label_tokens
 from searchtune.models.chat import chat_store, example_store
@@ -46,7 +50,7 @@ class AnswerResult:
     folder: Path
     adapter: Path
     log: TrainLog
-    calibration: GradeCalibration | None
+    rule: AbstentionRule | None
     """When it abstains; None where it writes so by itself."""
     verified: Verification
     test: AnswerSet | None
@@ -60,7 +64,7 @@ class AnswerResult:
             "best_step": self.log.best_step,
             "training_seconds": round(self.log.seconds, 2),
             "dev": self.log.best_dev,
-            "calibration": None if self.calibration is None else self.calibration.to_json(),
+            "rule": None if self.rule is None else self.rule.to_json(),
             "test_questions": 0 if self.test is None else len(self.test),
         }
 
@@ -107,17 +111,17 @@ def train_answerer(
     if not state.is_main_process:
         return None
     write_json(out / "train_log.json", log.to_json())
-    calibration = None
+    rule = None
     if recipe.abstain == "read":
         progress.stage("fitting on dev when to abstain")
-        calibration = fit_abstention(_read(model, recipe, dev), dev.answerable)
-        progress.note(f"answers from a likelihood of {calibration.threshold:.2f} on, for the highest F1 of abstaining")
+        rule = fit_abstention(_read(model, recipe, dev), dev.evidence, train.evidence if recipe.coverage else None)
+        progress.note(f"answers from a likelihood of {rule.threshold:.2f} on, for the highest F1 of abstaining")
     progress.stage("saving the adapter and opening it in a fresh process")
-    trained = TrainedAnswerer(recipe, root, model, adapter, log, calibration, train, fingerprint)
+    trained = TrainedAnswerer(recipe, root, model, adapter, log, rule, train, fingerprint)
     verified = write_answerer(out / "adapter", trained)
     worst = max(verified.sentence_transformers, verified.peft)
     progress.note(f"reloaded = trained: probe scores differ by {worst:.1e} at most")
-    return AnswerResult(out, out / "adapter", log, calibration, verified, data.test)
+    return AnswerResult(out, out / "adapter", log, rule, verified, data.test)
 
 
 def _mixed(recipe: AnswerRecipe, data: AnswerData) -> tuple[AnswerPart, AnswerPart]:
@@ -126,12 +130,8 @@ def _mixed(recipe: AnswerRecipe, data: AnswerData) -> tuple[AnswerPart, AnswerPa
     train = mixed_part(recipe, data.train, among, repeats=recipe.repeats, seed=recipe.seed)
     dev = mixed_part(recipe, data.dev, among, repeats=1, seed=recipe.seed + _DEV_SEED)
     for name, part in (("training", train), ("dev", dev)):
-        known = part.answerable
-        if recipe.abstain == "read" and (known.all() or not known.any()):
-            raise DataError(
-                f"all {len(known):,} {name} questions are {'' if known.all() else 'not '}answerable from their "
-                "passages: give questions of both kinds, or leave gold passages out of some (no_gold_share)"
-            )
+        if recipe.abstain == "read":
+            check_both_kinds(part.answerable, f"{name} questions")
     return train, dev
 
 
@@ -166,16 +166,16 @@ def _train(
         objective,
         recipe.optim,
         FitPlan(out, recipe.seed, recipe.dev.metric, recipe.dev.times, resume),
-        on_eval=lambda: dev_figures(model, recipe, dev),
+        on_eval=lambda: dev_figures(model, recipe, train, dev),
         on_step=lambda step, total: _tell(progress, step, total),
     )
 
 
-def dev_figures(model: CausalLM, recipe: AnswerRecipe, dev: AnswerPart) -> dict[str, float]:
+def dev_figures(model: CausalLM, recipe: AnswerRecipe, train: AnswerPart, dev: AnswerPart) -> dict[str, float]:
     """How well the model does on dev; higher is better for all of them.
 
-    `log_likelihood` of people's answers, mean over their tokens; where abstention is read also `auc` and
-    `abstention_f1`, this at the threshold that is fitted on dev itself.
+    `log_likelihood` of people's answers, mean over their tokens; where abstention is read also the `auc` of the reading
+    alone, and the `abstention_f1` of the rule that is fitted on dev itself.
     """
     store = example_store(model.tokenizer, dev.written(), recipe.max_tokens).chosen
     found = CompletionReader(model).read_store(store, tokens_per_chunk=recipe.tokens_per_chunk)
@@ -183,9 +183,9 @@ def dev_figures(model: CausalLM, recipe: AnswerRecipe, dev: AnswerPart) -> dict[
     figures = {"log_likelihood": float(found.sum() / max(1, tokens))}
     if recipe.abstain == "read":
         shares = _read(model, recipe, dev)
-        fitted = fit_abstention(shares, dev.answerable)
+        rule = fit_abstention(shares, dev.evidence, train.evidence if recipe.coverage else None)
         figures["auc"] = answerable_auc(shares[:, 1], dev.answerable)
-        figures["abstention_f1"] = abstention_f1(fitted.grades(shares) < 1, dev.answerable)
+        figures["abstention_f1"] = abstention_f1(~rule.answers(shares, dev.evidence.others), dev.answerable)
     return figures
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from searchtune.metrics.grade_calibration import GradeCalibration
+from searchtune.metrics.abstention import AbstentionRule
 from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
@@ -36,7 +36,7 @@ class TrainedAnswerer:
     model: CausalLM
     adapter: Adapter
     log: TrainLog
-    calibration: GradeCalibration | None
+    rule: AbstentionRule | None
     train: AnswerPart
     data_fingerprint: str
 
@@ -90,7 +90,7 @@ def _card(trained: TrainedAnswerer, positives: list[str]) -> LlmCard:
         prompt=f"answer/{recipe.style}",
         prompt_version=str(VERSIONS[recipe.style]),
         labels=list(LABELS) if recipe.abstain == "read" else [],
-        calibration=None if trained.calibration is None else trained.calibration.to_json(),
+        calibration=None if trained.rule is None else trained.rule.to_json(),
         trainable_parameters=trained.adapter.trainable,
         recipe_sha256=spec_sha256(recipe),
         data_fingerprint=trained.data_fingerprint,

@@ -116,7 +116,7 @@ def run_answers(
         raise DataError("there is no question to answer: give at least one")
     out = Path(out).expanduser()
     header = _header(answerer, questions, seed)
-    marked = answerer.under(answerer.prompt.under(header["prompt"]["nonce"]), answerer.calibration)
+    marked = answerer.under(answerer.prompt.under(header["prompt"]["nonce"]), answerer.rule)
     with Journal(out / JOURNAL_FILE, header) as journal:
         asked, unanswered = _ask(marked, questions.examples, journal, price, progress)
         facts = {
@@ -233,7 +233,7 @@ def _header(answerer: OpenAnswerer, questions: AnswerSet, seed: int) -> dict[str
     return {
         "identity": dict(answerer.identity),
         "prompt": answerer.prompt.under(nonce).identity(),
-        "calibration": None if answerer.calibration is None else answerer.calibration.to_json(),
+        "rule": answerer.rule.to_json() if answerer.prompt.abstain == "read" else None,
         "max_new_tokens": answerer.max_new_tokens,
         "set": questions.fingerprint,
     }

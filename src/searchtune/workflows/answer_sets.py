@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from searchtune.data.answering import (
     shared_questions,
     split_by_md5,
 )
+from searchtune.data.coverage import coverages
 from searchtune.data.grounding import cited, drops_gold, markdown, mixed, pool
 from searchtune.data.tasks import load_task, open_collection, places_of
 from searchtune.errors import ConfigError, DataError, LeakError, did_you_mean
+from searchtune.metrics.abstention import Evidence
 from searchtune.prompts.answer import LABELS, AnswerPrompt, parse_answer
 from searchtune.prompts.chat import ChatExample, Conversation
 from searchtune.prompts.fences import draw_nonce
@@ -47,6 +50,12 @@ class AnswerPart:
     def answerable(self) -> npt.NDArray[np.bool_]:
         """Shape: (questions,)."""
         return np.array([one.answerable for one in self.examples], dtype=np.bool_)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What is known of each question without a model."""
+        texts = [one.question for one in self.examples]
+        return Evidence(coverages(texts, [one.passages for one in self.examples]), self.answerable)
 
     @property
     def asked(self) -> list[Conversation]:

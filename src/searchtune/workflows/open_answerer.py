@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from searchtune.errors import ArtifactError, ConfigError
-from searchtune.metrics.grade_calibration import GradeCalibration
+from searchtune.metrics.abstention import DEFAULT_RULE, AbstentionRule
 from searchtune.models.identity import identify_generator
 from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
 from searchtune.prompts.answer import ANSWER_SCHEMA, VERSIONS, Abstain, AnswerPrompt, Format, Style
@@ -44,8 +44,8 @@ class OpenAnswerer:
     load: Callable[[Format, int], Backend]
     """From the format that replies are held to, and how long they may be, to what is asked; loads once."""
     max_new_tokens: int = _MAX_NEW_TOKENS
-    calibration: GradeCalibration | None = None
-    """From which likelihood on it answers, where that is read."""
+    rule: AbstentionRule = DEFAULT_RULE
+    """What it answers, where that is read."""
     close: Callable[[], None] = lambda: None
 
     @property
@@ -58,7 +58,7 @@ class OpenAnswerer:
         """Backend and prompt together."""
         from searchtune.pipeline.answering import LlmAnswerer
 
-        return LlmAnswerer(self.backend, self.prompt, self.max_new_tokens, self.calibration)
+        return LlmAnswerer(self.backend, self.prompt, self.max_new_tokens, self.rule)
 
     def answer(self, questions: Sequence[str], passages: Sequence[Sequence[str]]) -> list[Answer]:
         """The answer to each question from its own passages; see `LlmAnswerer.answer`."""
@@ -68,9 +68,9 @@ class OpenAnswerer:
         """The same with all that is known of each; see `LlmAnswerer.stream`."""
         return self.model.stream(questions, passages)
 
-    def under(self, prompt: AnswerPrompt, calibration: GradeCalibration | None = None) -> OpenAnswerer:
-        """The same model asked otherwise; a calibration that was its own is then not kept."""
-        return replace(self, prompt=prompt, calibration=calibration)
+    def under(self, prompt: AnswerPrompt, rule: AbstentionRule | None = None) -> OpenAnswerer:
+        """The same model asked otherwise; the rule that was its own is then not kept."""
+        return replace(self, prompt=prompt, rule=rule or DEFAULT_RULE)
 
 
 def open_answerer(
@@ -172,7 +172,7 @@ def _tuned(folder: Path, card: LlmCard, base: str | None, precision: Precision) 
         prompt=_marked(prompt, identity),
         load=_held(load, identity, card.max_tokens),
         max_new_tokens=int(card.extra.get("max_new_tokens", _MAX_NEW_TOKENS)),
-        calibration=calibration_of(card),
+        rule=rule_of(card),
     )
 
 
@@ -193,9 +193,9 @@ def prompt_of(folder: Path, card: LlmCard) -> AnswerPrompt:
     )
 
 
-def calibration_of(card: LlmCard) -> GradeCalibration | None:
-    """From which likelihood on an answerer answers, where its card says so."""
-    return None if card.calibration is None else GradeCalibration.from_json(card.calibration)
+def rule_of(card: LlmCard) -> AbstentionRule:
+    """What an answerer answers, as its card says; the default rule where it says nothing."""
+    return DEFAULT_RULE if card.calibration is None else AbstentionRule.from_json(card.calibration)
 
 
 def _marked(prompt: AnswerPrompt, identity: Mapping[str, str]) -> AnswerPrompt:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from searchtune.metrics.grade_calibration import GradeCalibration
+from searchtune.metrics.abstention import AbstentionRule
 from searchtune.pipeline.answering import LlmAnswerer
 from searchtune.prompts.answer import ABSTENTION, AnswerPrompt
 from searchtune.types import Answer
@@ -23,11 +23,19 @@ def test_only_what_is_answerable_is_written():
 
 
 def test_the_threshold_decides():
-    sure = GradeCalibration(1.0, (0.0, 0.0), 1, threshold=0.95)
-    bold = GradeCalibration(1.0, (0.0, 0.0), 1, threshold=0.1)
+    sure = AbstentionRule(threshold=0.95)
+    bold = AbstentionRule(threshold=0.1)
     asked = (["a", "b"], [["yes"], ["no"]])
-    assert [one.abstained for one in LlmAnswerer(Parrot(), READ, calibration=sure).answer(*asked)] == [True, True]
-    assert [one.abstained for one in LlmAnswerer(Parrot(), READ, calibration=bold).answer(*asked)] == [False, False]
+    assert [one.abstained for one in LlmAnswerer(Parrot(), READ, rule=sure).answer(*asked)] == [True, True]
+    assert [one.abstained for one in LlmAnswerer(Parrot(), READ, rule=bold).answer(*asked)] == [False, False]
+
+
+def test_a_rule_may_weigh_the_words_of_the_question():
+    covering = AbstentionRule(reading=0.0, others=(10.0, 0.0, 0.0), bias=-5.0)
+    found = LlmAnswerer(Parrot(), READ, rule=covering).answer(
+        ["tide rise", "tide rise"], [["bread"], ["the tide rises"]]
+    )
+    assert [one.abstained for one in found] == [True, False]
 
 
 def test_written_abstention_reads_nothing():

@@ -66,7 +66,7 @@ def test_a_run_leaves_an_adapter(trained):
     assert {path.name for path in trained.folder.iterdir()} >= {"adapter", "recipe.json", "train_log.json"}
     card = read_any_card(trained.adapter)
     assert (card.kind, card.labels, card.prompt) == ("answer", list(LABELS), "answer/brief")
-    assert card.calibration == trained.calibration.to_json()
+    assert len(trained.rule.others) == 3 and card.calibration == trained.rule.to_json()
     assert card.extra == {"format": "plain", "abstain": "read", "max_new_tokens": 70}
     assert set(card.metrics) == {"dev log_likelihood", "dev auc", "dev abstention_f1"}
     assert verify_adapter(trained.folder).peft <= 1e-4
@@ -77,11 +77,11 @@ def test_a_run_leaves_an_adapter(trained):
 
 def test_the_adapter_answers_as_its_card_says(trained, tmp_path):
     opened = open_answerer(str(trained.folder), precision="fp32")
-    assert (opened.prompt.abstain, opened.max_new_tokens, opened.calibration) == ("read", 70, trained.calibration)
+    assert (opened.prompt.abstain, opened.max_new_tokens, opened.rule) == ("read", 70, trained.rule)
     job = run_answers(opened, trained.test, tmp_path / "job")
     assert job.missing == 0 and np.isfinite(job.likelihood).all()
     abstained = [answer.abstained for answer in job.answers]
-    assert [p < trained.calibration.threshold for p, gone in zip(job.likelihood, abstained, strict=True) if not gone] \
+    assert [p < trained.rule.threshold for p, gone in zip(job.likelihood, abstained, strict=True) if not gone] \
         == [False] * abstained.count(False)  # fmt: skip
     examples = trained.test.examples[:3]
     found = opened.answer([one.question for one in examples], [one.passages for one in examples])

@@ -8,8 +8,9 @@ figure that cannot be had is NaN here and null in JSON. This module does not kno
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from searchtune.storage.atomic import write_json
 from searchtune.types import FloatArray64
 
 Condition = Literal["gold", "retrieved", "removed", "none"]
+AnyCondition = TypeVar("AnyCondition", bound=str)
 ErrorKind = Literal["right", "missed", "distracted", "synthesis", "lucky"]
 
 SHOWN_FIGURES = (
@@ -149,8 +151,8 @@ class AnswerReport(Part):
 
     @property
     def main_condition(self) -> str:
-        """What users meet: retrieved passages, else the first condition."""
-        return "retrieved" if "retrieved" in self.conditions else next(iter(self.conditions))
+        """What the verdict speaks of; see `main_condition`."""
+        return main_condition(list(self.conditions))
 
     @property
     def figures(self) -> list[str]:
@@ -166,6 +168,11 @@ class AnswerReport(Part):
         """One figure for every question, NaN where it does not apply. Shape: (questions,)."""
         answers = [row.shown[condition].answers[system] for row in self.rows]
         return np.array([answer.scores.get(name, math.nan) for answer in answers], dtype=np.float64)
+
+
+def main_condition(conditions: Sequence[AnyCondition]) -> AnyCondition:
+    """What users meet: retrieved passages, else the gold ones, else the first condition there is."""
+    return min(conditions, key=lambda name: (name != "retrieved", name != "gold"))
 
 
 def better(comparison: Comparison) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation.answer_page import write_answer_page
-from searchtune.evaluation.answer_report import AnswerReport, Condition, write_answer_report
+from searchtune.evaluation.answer_report import AnswerReport, Condition, main_condition, write_answer_report
 from searchtune.evaluation.answer_table import answer_markdown
 from searchtune.evaluation.answering import RIGHT_FROM, AnswerEvidence, CanaryTrial, build_answer_report
 from searchtune.metrics.answer_support import SUPPORTED
@@ -110,7 +110,7 @@ def measure_answers(
     headline, reference = _roles(systems, plan)
     _check(examples, plan)
     shown = show_passages(examples.examples, plan.conditions, depth=plan.depth, retriever=retriever, pool=pool)
-    main: Condition = "retrieved" if "retrieved" in shown else plan.conditions[0]
+    main = main_condition(plan.conditions)
     questions = [one.question for one in examples.examples]
     work = _Work(examples.examples, shown, main, _planted(questions, shown[main], plan))
     found = {name: _measured(name, system, work, out, plan=plan, progress=progress) for name, system in systems.items()}

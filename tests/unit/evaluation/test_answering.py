@@ -15,6 +15,7 @@ from searchtune.evaluation.answer_report import (
     SHOWN_FIGURES,
     AnswerReport,
     better,
+    main_condition,
     read_answer_report,
     write_answer_report,
 )
@@ -106,6 +107,12 @@ def test_comparisons(report: AnswerReport) -> None:
     raw = sorted(it.p_value for it in gold.comparisons if not math.isnan(it.p_value))
     assert gold.comparisons[0].p_holm >= raw[0]
     assert min(it.p_holm for it in gold.comparisons) == pytest.approx(raw[0] * len(raw))
+
+
+def test_the_verdict_speaks_of_what_users_meet() -> None:
+    assert main_condition(["none", "gold", "retrieved"]) == "retrieved"
+    assert main_condition(["none", "gold"]) == "gold"
+    assert main_condition(["removed", "none"]) == "removed"
 
 
 def test_same_seed_same_report(report: AnswerReport) -> None:

@@ -120,12 +120,19 @@ def _role(kind: str, adapter: str | None, base: str | None) -> Role:
     return Role(kind, root, folder, card)
 
 
+def _options(spec: PipelineSpec, role: Role) -> dict[str, Any]:
+    """What an opener is told, so that the identity it finds, on which marks in prompts depend, is that of the bank."""
+    if role.adapter is not None:
+        return {"base": str(role.root), "precision": spec.precision}
+    return {"precision": spec.precision, "quantise": spec.quantise}
+
+
 def make_rewriter(models: LanguageModels, max_new_tokens: int | None) -> Rewriting:
     """The rewriting stage under its own prompt, its model the bank's."""
     from searchtune.workflows.open_rewriter import open_rewriter
 
     role = models.roles["rewrite"]
-    opened = open_rewriter(role.name, base=str(role.root) if role.adapter else None)
+    opened = open_rewriter(role.name, **_options(models.spec, role))
     backend = models.backend("rewrite")
     return replace(opened, load=lambda: backend, max_new_tokens=max_new_tokens or opened.max_new_tokens)
 
@@ -135,7 +142,7 @@ def make_answerer(models: LanguageModels, role: str, max_new_tokens: int | None)
     from searchtune.workflows.open_answerer import open_answerer
 
     one = models.roles[role]
-    opened = open_answerer(one.name, base=str(one.root) if one.adapter else None, max_new_tokens=max_new_tokens)
+    opened = open_answerer(one.name, max_new_tokens=max_new_tokens, **_options(models.spec, one))
 
     def held(form: str, limit: int) -> BankBackend:
         return models.backend(role, held_to_json=limit if form == "json" else None)
@@ -149,7 +156,7 @@ def make_judge(models: LanguageModels) -> LlmJudge:
     from searchtune.workflows.open_judge import open_judge
 
     role = models.roles["judge"]
-    opened = open_judge(role.name, base=str(role.root) if role.adapter else None)
+    opened = open_judge(role.name, **_options(models.spec, role))
     if opened.style is None:
         raise ConfigError(f"{role.name}: a reranker grades no passages in a pipeline; name a judge's adapter")
     return LlmJudge(models.backend("judge"), opened.rubric, opened.style, calibration=opened.calibration)

@@ -87,7 +87,8 @@ class RewritePrompt:
         said = [(role, _line(text)) for role, text in turn.history if role != "title" and text.strip()]
         if not self.reply_words:
             said = [(role, text) for role, text in said if role != "assistant"]
-        room, found = self.history_words, []
+        room = self.history_words
+        found: list[tuple[str, str]] = []
         for role, text in reversed(said[-self.history_turns :] if self.history_turns else []):
             words = text.split(" ")
             if role == "assistant":

@@ -1,4 +1,4 @@
-"""`searchtune answer`: train a writer of grounded answers, answer questions from passages."""
+"""`searchtune answer`: train a writer of grounded answers, answer questions from passages, measure answers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from searchtune.cli.answer_measure import measure
 from searchtune.cli.answer_run import Json, run
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Train a writer of answers that cite their passages, answer from passages.",
+    help="Train a writer of answers that cite their passages, answer from passages, measure answers.",
 )
 
 
@@ -55,3 +56,4 @@ def train(
 
 
 app.command()(run)
+app.command()(measure)

@@ -23,7 +23,7 @@ COMMANDS = {
     "rerank": "Train a reranker's adapter, score pairs with it, rerank a run.",
     "rewrite": "Train a rewriter of queries, rewrite with it.",
     "judge": "Train a judge of relevance, judge pairs, compare with people, calibrate, hand pairs out.",
-    "answer": "Train a writer of answers that cite their passages, answer from passages.",
+    "answer": "Train a writer of answers that cite their passages, answer from passages, measure answers.",
     "pipeline": "Run a whole pipeline, from query to answer, each stage's adapter on or off; serve it on this machine.",
     "plan": "What training a recipe would take: trainable parameters and memory, before any weight is read.",
     "eval": "Measure systems on test collections, compare them, guard what they reach.",

@@ -233,11 +233,12 @@ def _planted(questions: Sequence[str], shown: Sequence[ShownPassages], plan: Mea
 def _identity(name: str, system: Answering) -> dict[str, Any]:
     """All that a system's answers depend on beside question and passages, as plain JSON.
 
-    What it says of its model, and its prompt, calibration and longest reply where it has them as attributes.
+    What it says of its model, and its prompt, rule of abstaining, calibration and longest reply where it has them as
+    attributes.
     """
     if not isinstance(system, Identified):
         return {"system": name}
-    settings = {what: getattr(system, what, None) for what in ("prompt", "calibration", "max_new_tokens")}
+    settings = {what: getattr(system, what, None) for what in ("prompt", "rule", "calibration", "max_new_tokens")}
     return {**system.identity, **{what: _plain(value) for what, value in settings.items() if value is not None}}
 
 

@@ -21,11 +21,12 @@ _WORD = re.compile(r"[^\W_]+")
 _LINE = re.compile(r"\s+[.!?]\s+|\n")
 """Ends of sentences in text whose marks stand apart, and ends of lines."""
 _STOP = frozenset(
-    (
+    re.findall(
+        r"\w+",
         "a an the of in to is are was were be been do does did has have had what who which when where why how whom "
-        "whose that this it its on for and or by from with as at into can will would should you your i my me they "
-        "them he she his her s"
-    ).split()
+        "whose that this it its on for and or by from with as at into can will would should you your i my me they them "
+        "he she his her s",
+    )
 )
 _ENDINGS = ("ing", "ed", "es", "s", "ly")
 _SHORTEST = 3

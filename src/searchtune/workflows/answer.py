@@ -14,7 +14,6 @@ from searchtune.metrics.abstention import (
     AbstentionRule,
     abstention_f1,
     answerable_auc,
-    check_both_kinds,
     fit_abstention,
 )
 from searchtune.models.adapters import add_lora
@@ -34,13 +33,10 @@ from searchtune.training.generation import CompletionWriting
 from searchtune.types import FloatArray64
 from searchtune.workflows.adapter import Verification
 from searchtune.workflows.answer_finish import TrainedAnswerer, write_answerer
-from searchtune.workflows.answer_sets import AnswerData, AnswerPart, mixed_part, open_answer_data
+from searchtune.workflows.answer_sets import AnswerPart, mixed_parts, open_answer_data
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.run_folder import settle_run
 from searchtune.workflows.training_set import Leaks
-
-_DEV_SEED = 1_000_003
-"""Added to the recipe's seed, so that dev is mixed otherwise than training."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def train_answerer(
     progress = progress if state.is_main_process else SILENT
     progress.stage("reading the questions")
     data = open_answer_data(recipe, leaks, progress)
-    train, dev = _mixed(recipe, data)
+    train, dev = mixed_parts(recipe, data)
     root = resolve_model(recipe.base, recipe.revision)
     out = Path(out).expanduser().resolve()
     if state.is_main_process:
@@ -122,17 +118,6 @@ def train_answerer(
     worst = max(verified.sentence_transformers, verified.peft)
     progress.note(f"reloaded = trained: probe scores differ by {worst:.1e} at most")
     return AnswerResult(out, out / "adapter", log, rule, verified, data.test)
-
-
-def _mixed(recipe: AnswerRecipe, data: AnswerData) -> tuple[AnswerPart, AnswerPart]:
-    """Training and dev questions among distractors; those of both come from the two parts together, never from test."""
-    among = [*data.train.examples, *data.dev.examples]
-    train = mixed_part(recipe, data.train, among, repeats=recipe.repeats, seed=recipe.seed)
-    dev = mixed_part(recipe, data.dev, among, repeats=1, seed=recipe.seed + _DEV_SEED)
-    for name, part in (("training", train), ("dev", dev)):
-        if recipe.abstain == "read":
-            check_both_kinds(part.answerable, f"{name} questions")
-    return train, dev
 
 
 def _train(

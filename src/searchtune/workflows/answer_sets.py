@@ -24,7 +24,7 @@ from searchtune.data.coverage import coverages
 from searchtune.data.grounding import cited, drops_gold, markdown, mixed, pool
 from searchtune.data.tasks import load_task, open_collection, places_of
 from searchtune.errors import ConfigError, DataError, LeakError, did_you_mean
-from searchtune.metrics.abstention import Evidence
+from searchtune.metrics.abstention import Evidence, check_both_kinds
 from searchtune.prompts.answer import LABELS, AnswerPrompt, parse_answer
 from searchtune.prompts.chat import ChatExample, Conversation
 from searchtune.prompts.fences import draw_nonce
@@ -36,6 +36,8 @@ from searchtune.workflows.training_set import Leaks
 
 _DEPTH = 24
 """Passages that are looked at for distractors; those of the question itself are among them."""
+_DEV_SEED = 1_000_003
+"""Added to the recipe's seed, so that dev is mixed otherwise than training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +125,21 @@ def open_answer_data(recipe: AnswerRecipe, leaks: Leaks, progress: Progress) -> 
             raise DataError(f"none of the {len(part):,} {name} questions has an answer: give some, or more questions")
     progress.note(f"training questions: {_counts(train)}; dev: {_counts(dev)}" + _test_counts(test))
     return AnswerData(train, dev, test)
+
+
+def mixed_parts(recipe: AnswerRecipe, data: AnswerData) -> tuple[AnswerPart, AnswerPart]:
+    """Training and dev questions among distractors; those of both come from the two parts together, never from test.
+
+    Raises:
+        DataError: all questions of a part are answerable, or none is, where that is to be learned.
+    """
+    among = [*data.train.examples, *data.dev.examples]
+    train = mixed_part(recipe, data.train, among, repeats=recipe.repeats, seed=recipe.seed)
+    dev = mixed_part(recipe, data.dev, among, repeats=1, seed=recipe.seed + _DEV_SEED)
+    for name, part in (("training", train), ("dev", dev)):
+        if recipe.abstain == "read":
+            check_both_kinds(part.answerable, f"{name} questions")
+    return train, dev
 
 
 def mixed_part(

@@ -6,7 +6,9 @@ import pytest
 
 from searchtune.data.answering import read_answers
 from searchtune.errors import ConfigError, DataError
+from searchtune.specs.answer import AnswerRecipe
 from searchtune.storage.journal import JournalView
+from searchtune.workflows.answer_fit import fit_answerer
 from searchtune.workflows.answer_run import open_answers_job, questions_of_task, run_answers
 from unit.workflows.answering import Parrot, opened, some_questions, write_asked
 
@@ -102,3 +104,16 @@ def test_questions_of_a_task(tmp_path, monkeypatch):
     run.write_text("".join(f"{one.id} Q0 {name} {i} {9 - i} t\n" for i, name in enumerate(one.passage_ids, 1)))
     (again,) = questions_of_task(task, run=run, depth=2).examples
     assert again.passage_ids == one.passage_ids[:2] and again.question == one.question
+
+
+def test_any_answerer_is_fitted_on_dev(tmp_path):
+    source = {"file": str(write_asked(tmp_path / "asked.jsonl", 40))}
+    recipe = AnswerRecipe.model_validate({"base": "b", "train": source, "dev": {"share": 0.5}, "no_gold_share": 0.0})
+    parrot = Parrot()
+    fitted = fit_answerer(opened(parrot, abstain="read"), recipe.model_copy(update={"distractors": 0}))
+    assert len(parrot.read) == 20 and not parrot.asked
+    assert fitted.rule.reading > 0 and len(fitted.rule.others) == 3
+    answers = fitted.answer(["is it", "is it"], [["yes 1", "other"], ["nothing 2", "other"]])
+    assert [one.abstained for one in answers] == [False, True]
+    with pytest.raises(ConfigError, match="writes its abstentions"):
+        fit_answerer(opened(parrot), recipe)

@@ -81,11 +81,12 @@ def test_the_adapter_answers_as_its_card_says(trained, tmp_path):
     job = run_answers(opened, trained.test, tmp_path / "job")
     assert job.missing == 0 and np.isfinite(job.likelihood).all()
     abstained = [answer.abstained for answer in job.answers]
-    assert [p < trained.rule.threshold for p, gone in zip(job.likelihood, abstained, strict=True) if not gone] \
-        == [False] * abstained.count(False)  # fmt: skip
+    for likely, gone in zip(job.likelihood, abstained, strict=True):
+        assert gone or likely >= trained.rule.threshold - 1e-6, "what is too unlikely is never answered"
     examples = trained.test.examples[:3]
-    found = opened.answer([one.question for one in examples], [one.passages for one in examples])
-    assert [one.abstained for one in found] == abstained[:3], "another mark in the prompt, the same decision"
+    marked = opened.under(opened.prompt.under(job.facts["prompt"]["nonce"]), opened.rule)
+    found = marked.answer([one.question for one in examples], [one.passages for one in examples])
+    assert [one.abstained for one in found] == abstained[:3], "alone as among others"
 
 
 def test_what_the_card_settles_cannot_be_given(trained, base):
@@ -200,7 +201,7 @@ def test_what_cannot_be_learned_is_told_before_training(base, asked, tmp_path):
     rows = [json.loads(line) for line in asked.read_text().splitlines()]
     sure = tmp_path / "sure.jsonl"
     sure.write_text("".join(json.dumps(row) + "\n" for row in rows if row["gold"]))
-    with pytest.raises(DataError, match="all 6 training questions are answerable from their passages"):
+    with pytest.raises(DataError, match="all 6 training questions are answerable: .*no_gold_share"):
         settled = recipe(base, sure, train={"file": str(sure)}, test=None, no_gold_share=0.0,
                          dev={"share": 0.5})  # fmt: skip
         train_answerer(settled, tmp_path / "run")

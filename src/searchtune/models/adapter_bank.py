@@ -223,8 +223,7 @@ def open_bank(
     if quantise is None and len(bits) > 1:
         told = ", ".join(f"{name}: {card.quantise}" for name, card in cards.items())
         raise ConfigError(f"adapters were trained on their base in different bits ({told}): set quantise: none or nf4")
-    plain: Quantise = "none"
-    settled = quantise or next(iter(bits), plain)
+    settled: Quantise = "nf4" if (quantise or next(iter(bits), "none")) == "nf4" else "none"
     bank = AdapterBank(load_causal_lm(root, dtype=dtype, device=device, quantise=settled), root, settled)
     for name, folder in adapters.items():
         bank.add(name, folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -166,14 +167,14 @@ class Sitting:
             return
         sides: dict[str, Any] = {}
         for side, inner in (("on", switch.on), ("off", switch.off)):
-            gate = None if inner is None else _Gate(inner, lambda pieces, k=f"answer {side}": self.store.ask(k, pieces))
+            gate = None if inner is None else _Gate(inner, partial(self.store.ask, f"answer {side}"))
             sides[side] = gate
             self._gates += [gate] if gate is not None else []
         self.chain = replace(self.chain, answerer=replace(switch, **sides))
 
     def seconds(self, phase: str | None = None) -> float:
         """Time by the clock of one phase, or of both, earlier processes included."""
-        return sum(took for which, took in self.store.values(CLOCK) if phase in (None, which))
+        return float(sum(took for which, took in self.store.values(CLOCK) if phase in (None, which)))
 
     def _setting(self, on: Sequence[str]) -> dict[str, bool]:
         """The switched stages, and no judge, which changes nothing."""
@@ -273,13 +274,18 @@ def remembering(chain: Chain, store: WorkStore) -> Chain:
         changed["rewriter"] = replace(
             chain.rewriter, on=RememberedRewriter(chain.rewriter.on, store, "rewrite on", meter)
         )
-    for field, stage, wrap in (("reranker", "rerank", RememberedReranker), ("answerer", "answer", RememberedAnswerer)):
-        switch: Switch[Any] | None = getattr(chain, field)
-        if switch is not None:
-            options = {"meter": chain.meters.get(stage, lambda: 0)} if wrap is RememberedAnswerer else {}
-            sides = {
-                side: None if inner is None else wrap(inner, store, f"{stage} {side}", **options)  # type: ignore[operator]
-                for side, inner in (("on", switch.on), ("off", switch.off))
-            }
-            changed[field] = replace(switch, **sides)
+    ranked, answered = chain.reranker, chain.answerer
+    if ranked is not None:
+        sides = {
+            side: None if inner is None else RememberedReranker(inner, store, f"rerank {side}")  # type: ignore[arg-type]
+            for side, inner in (("on", ranked.on), ("off", ranked.off))
+        }
+        changed["reranker"] = Switch(sides["on"], sides["off"], ranked.default)
+    if answered is not None:
+        meter = chain.meters.get("answer", lambda: 0)
+        writers = {
+            side: None if inner is None else RememberedAnswerer(inner, store, f"answer {side}", meter)
+            for side, inner in (("on", answered.on), ("off", answered.off))
+        }
+        changed["answerer"] = Switch(writers["on"], writers["off"], answered.default)
     return replace(chain, **changed, costs={})

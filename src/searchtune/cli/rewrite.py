@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
 from searchtune.cli.rewrite_run import run
+
+if TYPE_CHECKING:
+    from searchtune.specs.rewrite import RewriteRecipe
+    from searchtune.storage.output import OutputPolicy
 
 app = typer.Typer(no_args_is_help=True, help="Train a rewriter of queries, rewrite with it.")
 
@@ -42,6 +46,9 @@ def train(
     from searchtune.retrieval.cache import EmbeddingCache
     from searchtune.workflows.rewrite import train_rewriter
 
+    if settled.reward is not None:
+        _train_rewarded(settled, folder, policy, leaks, as_json)
+        return
     with RichProgress() as progress:
         result = train_rewriter(
             settled, folder, policy=policy, leaks=leaks.value, cache=EmbeddingCache(), progress=progress
@@ -57,6 +64,26 @@ def train(
         typer.echo(render_report(result.report))
         typer.echo(f"report   {result.folder / 'report.html'}")
     typer.echo("dev      " + ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items()))
+    typer.echo(f"adapter  {result.adapter}")
+
+
+def _train_rewarded(
+    recipe: RewriteRecipe, folder: Path, policy: OutputPolicy, leaks: LeakPolicy, as_json: bool
+) -> None:
+    from searchtune.cli.progress import RichProgress
+    from searchtune.retrieval.cache import EmbeddingCache
+    from searchtune.workflows.rewrite_rewarded import train_rewarded
+
+    with RichProgress() as progress:
+        result = train_rewarded(
+            recipe, folder, policy=policy, leaks=leaks.value, cache=EmbeddingCache(), progress=progress
+        )
+    if result is None:
+        return
+    if as_json:
+        typer.echo(json.dumps(result.summary(), indent=2))
+        return
+    typer.echo("\n".join(result.lines()))
     typer.echo(f"adapter  {result.adapter}")
 
 

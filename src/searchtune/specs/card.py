@@ -161,6 +161,8 @@ class LlmCard(Card):
     """A judge's, from its distribution to one that can be believed (see `GradeCalibration`), as fitted on dev."""
     rewriting: RewriteUse | None = None
     """A rewriter's, beside its prompt."""
+    abstention: dict[str, Any] | None = None
+    """Of a rewriter that was trained by reward: when its rewrites are used (see `Abstention`), as fitted on dev."""
     quantise: Literal["none", "nf4"] = "none"
     """How the base was loaded when the adapter was trained."""
     probe: ChatProbe

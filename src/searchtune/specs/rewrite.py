@@ -9,10 +9,9 @@ from pydantic import Field, model_validator
 from searchtune.specs.base import Spec
 from searchtune.specs.llm import LlmDev, LlmRecipe
 from searchtune.specs.recipe import NonNegative, Positive, Share
+from searchtune.specs.reward import AbstentionSpec, Mode, RetrievalReward
 
-Mode = Literal["replace", "append", "fuse"]
-"""How a rewrite is searched with: alone, behind the utterance in one query, or as a query of its own whose ranking is
-fused with the utterance's (reciprocal rank fusion, Cormack et al. 2009)."""
+__all__ = ["Mode", "RetrievalTest", "RewriteDev", "RewriteRecipe", "RewriteSource"]
 
 
 class RewriteSource(Spec):
@@ -59,10 +58,17 @@ class RewriteDev(LlmDev):
 
 
 class RewriteRecipe(LlmRecipe):
-    """LoRA or QLoRA for a rewriter, which learns from people's rewrites."""
+    """LoRA or QLoRA for a rewriter, which learns from people's rewrites, or from what its own rewrites find."""
 
     kind: Literal["rewrite"] = "rewrite"
-    train: Annotated[list[RewriteSource], Field(min_length=1)]
+    train: list[RewriteSource] = []
+    """People's rewrites."""
+    reward: RetrievalReward | None = None
+    """A task whose labels say which rewrites are worth something, in place of people's rewrites."""
+    start: str | None = None
+    """With `reward`, the adapter of a rewriter that training begins with; null begins with the base."""
+    abstain: AbstentionSpec | None = AbstentionSpec()
+    """With `reward`, when a rewrite is used, as fitted on the task's dev split; null always uses it."""
     test: RetrievalTest | None = None
     """What base and tuned rewriter are searched with; null searches for nothing."""
     style: Literal["short", "search", "full"] = "short"
@@ -77,6 +83,16 @@ class RewriteRecipe(LlmRecipe):
     max_new_tokens: Positive = 64
     """Of a rewrite."""
     dev: RewriteDev = RewriteDev()
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> Self:
+        if bool(self.train) == (self.reward is not None):
+            raise ValueError("learn from people's rewrites (`train`) or from a search (`reward`), one of the two")
+        if self.reward is not None and self.test is not None:
+            raise ValueError("with `reward`, the test split of its own task is measured: leave `test` out")
+        if self.start is not None and self.reward is None:
+            raise ValueError("`start` goes with `reward`")
+        return self
 
     @model_validator(mode="after")
     def _room(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,10 @@ class TrainedRewriter:
     """Retriever -> how rewrites serve it best on dev."""
     data_fingerprint: str
     examples: Sequence[ChatExample]
+    positives: Sequence[str] = ()
+    """Ids of the documents that training knew as relevant."""
+    abstention: Mapping[str, Any] | None = None
+    """When its rewrites are used, as plain JSON."""
 
 
 def write_rewriter(folder: Path, trained: TrainedRewriter) -> Verification:
@@ -54,7 +59,7 @@ def write_rewriter(folder: Path, trained: TrainedRewriter) -> Verification:
     )
     adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
     adapter.load_state(trained.adapter.state())
-    save_llm_adapter(folder, model, adapter, _card(trained), train_positives=[])
+    save_llm_adapter(folder, model, adapter, _card(trained), train_positives=list(trained.positives))
     return verify_in_fresh_process(folder)
 
 
@@ -80,10 +85,11 @@ def _card(trained: TrainedRewriter) -> LlmCard:
             max_new_tokens=recipe.max_new_tokens,
             modes=dict(trained.modes),
         ),
+        abstention=None if trained.abstention is None else dict(trained.abstention),
         trainable_parameters=trained.adapter.trainable,
         recipe_sha256=spec_sha256(recipe),
         data_fingerprint=trained.data_fingerprint,
-        train_positives_sha256=sha256_json([]),
+        train_positives_sha256=sha256_json(list(trained.positives)),
         probe=chat_probe([trained.examples[int(place)] for place in places]),
         metrics={f"dev {name}": value for name, value in trained.dev.items()},
         versions=versions(),

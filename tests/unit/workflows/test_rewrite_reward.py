@@ -76,11 +76,13 @@ def test_candidates_are_cleaned_and_each_stands_once(tmp_path):
 
 
 def associating():
-    """Four training queries about copying; `shutil` goes with all of them."""
+    """Four training queries about copying, with all of which `shutil` goes, among others about other things."""
     names = ("one", "two", "three", "four")
     documents = {f"d{name}": ("", f"shutil {name}") for name in names} | {f"x{i}": ("", f"else {i}") for i in range(40)}
     texts = {f"q{name}": f"copy {name}x" for name in names} | {"qt": "copy five", "qo": "other"}
-    labels = {"train": [(f"q{name}", f"d{name}", 1) for name in names] + [("qo", "x0", 1)], "test": [("qt", "dtwo", 1)]}
+    texts |= {f"qo{i}": f"thing{i}" for i in range(1, 30)}
+    train = [(f"q{name}", f"d{name}", 1) for name in names] + [("qo", "x0", 1)]
+    labels = {"train": train + [(f"qo{i}", f"x{i}", 1) for i in range(1, 30)], "test": [("qt", "dtwo", 1)]}
     return build_collection("copies", documents, texts, labels)
 
 

@@ -28,7 +28,8 @@ from searchtune.storage.atomic import new_folder, write_json, write_text
 from searchtune.types import FloatArray
 
 _TOLERANCE = 1e-5
-"""Of the largest score: logits have no fixed size, and float32 rounds in proportion."""
+"""Of the largest score: logits have no fixed size, and float32 rounds in proportion. For completions it is so much a
+token at least: each token's log-probability is the difference of two numbers that are much larger than itself."""
 
 
 @quiet()
@@ -45,7 +46,7 @@ def save_llm_adapter(
     `model` is in float32: the probe of `card` is run with it and recorded. Returns the card with its tolerance.
     """
     scores = llm_probe_scores(model, card)
-    tolerance = _TOLERANCE * max(1.0, float(np.abs(scores).max(initial=0.0)))
+    tolerance = _TOLERANCE * max(1.0, float(np.abs(scores).max(initial=0.0)), _longest_completion(model, card))
     card = card.model_copy(update={"probe": card.probe.model_copy(update={"tolerance": tolerance})})
     with new_folder(folder) as temporary:
         write_adapter(temporary, adapter, card, model.backbone, model.tokenizer)
@@ -130,6 +131,14 @@ def open_llm_with_transformers(folder: Path, card: LlmCard, model: CausalLM, bas
         found = logprobs[torch.arange(int(prompt) - 1, len(ids) - 1), ids[int(prompt) :]]
         scores.append(found.sum(dim=0, keepdim=True).numpy())
     return np.stack(scores)
+
+
+def _longest_completion(model: CausalLM, card: LlmCard) -> int:
+    """Tokens of the longest completion that the probe reads; 0 where it reads labels."""
+    if card.labels:
+        return 0
+    chosen = example_store(model.tokenizer, _examples(card), card.max_tokens).chosen
+    return int((chosen.tokens.lengths - chosen.prompts).max(initial=0))
 
 
 def _parts(message: Message) -> list[ProbePart]:

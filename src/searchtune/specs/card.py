@@ -29,7 +29,8 @@ class PairProbe(Spec):
     scores_file: str = "probe_scores.npy"
     """Array (pairs,) float32, beside the card."""
     tolerance: float = 1e-5
-    """Largest absolute difference of a score that still counts as the same: 1e-5 of the largest score, or of 1."""
+    """Largest absolute difference of a score that still counts as the same: 1e-5 of the largest score, of the tokens of
+    the longest completion, or of 1, whichever is most."""
 
 
 class Card(Spec):
@@ -129,7 +130,8 @@ class ChatProbe(Spec):
     """Array float32, beside the card: (examples, labels) logits of the card's labels, or (examples, 1)
     log-probabilities of the completions where it has none."""
     tolerance: float = 1e-5
-    """Largest absolute difference of a score that still counts as the same: 1e-5 of the largest score, or of 1."""
+    """Largest absolute difference of a score that still counts as the same: 1e-5 of the largest score, of the tokens of
+    the longest completion, or of 1, whichever is most."""
 
 
 class RewriteUse(Spec):

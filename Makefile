@@ -35,7 +35,7 @@ test: install ## Every gate: style, types, floors, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-unit: install ## The quick tests only
 	$(BIN)/pytest tests/unit -m "not slow"

@@ -58,12 +58,12 @@ def measure(
     """Measure an answerer beside its base: from gold passages, from retrieved ones and from none."""
     from searchtune.cli.progress import RichProgress
     from searchtune.evaluation.answer_table import answer_table
-    from searchtune.workflows.answer_compare import compare_answerers, open_with_base, tested_on
+    from searchtune.workflows.answer_compare import compare_answerers, kept_questions, open_with_base
     from searchtune.workflows.answer_conditions import dense, words
     from searchtune.workflows.answer_measure import CONDITIONS, PAGE_FILE, MeasurePlan
     from searchtune.workflows.open_judge import open_judge
 
-    source = _source(questions, form, task, split) or tested_on(Path(answerer).expanduser())
+    source = _source(questions, form, task, split) or kept_questions(Path(answerer).expanduser())
     if max_questions is not None:
         source = source.model_copy(update={"max_examples": max_questions})
     plan = MeasurePlan(

@@ -67,7 +67,7 @@ def compare_answerers(
             system.close()
 
 
-def tested_on(run: Path) -> AnswerSource:
+def kept_questions(run: Path) -> AnswerSource:
     """The questions that the recipe of a run folder, or of the run that an adapter folder lies in, is tested on.
 
     Raises:

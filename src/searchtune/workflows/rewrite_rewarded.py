@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -230,4 +231,10 @@ def _part(effect: RewriteEffect, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> R
 
 
 def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value._asdict() if isinstance(value, Estimate) else value for name, value in figures.items()}
+    """Figures as JSON has them: what is not known is null."""
+    told = {name: value._asdict() if isinstance(value, Estimate) else value for name, value in figures.items()}
+    return {name: _plain(value) if isinstance(value, dict) else _known(value) for name, value in told.items()}
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

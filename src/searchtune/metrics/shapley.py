@@ -143,7 +143,7 @@ def _tested(estimates: Sequence[Estimate], columns: FloatArray64, seed: int) -> 
 def _players(values: FloatArray64) -> int:
     if values.ndim != 2 or values.shape[1] < 2 or values.shape[1] & (values.shape[1] - 1):
         raise DataError(f"values of shape {values.shape}: give one row a query and 2^k columns, one a selection of k")
-    players = values.shape[1].bit_length() - 1
+    players = int(values.shape[1]).bit_length() - 1
     if players > MOST_PLAYERS:
         raise DataError(f"{players} players have {values.shape[1]:,} selections; take at most {MOST_PLAYERS}")
     wrong = np.argwhere(~np.isfinite(values))

@@ -24,7 +24,7 @@ COMMANDS = {
     "rewrite": "Train a rewriter of queries, rewrite with it.",
     "judge": "Train a judge of relevance, judge pairs, compare with people, calibrate, hand pairs out.",
     "answer": "Train a writer of answers that cite their passages, answer from passages, measure answers.",
-    "pipeline": "Run a whole pipeline, from query to answer, each stage's adapter on or off; serve it on this machine.",
+    "pipeline": "Rewrite, retrieve, rerank, answer and judge in one go, each stage's adapter on or off.",
     "plan": "What training a recipe would take: trainable parameters and memory, before any weight is read.",
     "eval": "Measure systems on test collections, compare them, guard what they reach.",
     "adapter": "Look at a saved adapter, verify it, merge it, export it.",

@@ -66,6 +66,20 @@ def places_of(source: str) -> list[Path]:
     return [path] if path.is_absolute() else [root / path for root in roots]
 
 
+def find_source_file(name: str, what: str) -> Path:
+    """The file that a source names, in the first of its places that has it; `what` it holds is for the message.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    places = places_of(name)
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(map(str, places))
+    raise ConfigError(f"no file of {what} {name!r} (looked at {looked}); set SEARCHTUNE_DATA to the folder that has it")
+
+
 def _with_splits(collection: Collection, splits: Mapping[str, str]) -> Collection:
     """The same collection with its labels under the names that a task gives them."""
     for name, source in splits.items():

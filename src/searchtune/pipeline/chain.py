@@ -23,7 +23,7 @@ from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.pipeline.search import Hit, Timing
 from searchtune.pipeline.stages import Answering, Graded, Judging, Reranking, Retrieval, Rewriting
 from searchtune.retrieval.fusion import fuse
-from searchtune.specs.pipeline import RewriteMode
+from searchtune.specs.reward import Mode as RewriteMode
 from searchtune.types import NO_DOC, Answer, Run, Turn
 
 AnyStage = TypeVar("AnyStage")

@@ -17,12 +17,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from searchtune.specs.base import Spec
+from searchtune.specs.reward import Mode as RewriteMode
 
 Positive = Annotated[int, Field(gt=0)]
 StageName = Literal["rewrite", "retrieve", "rerank", "answer", "judge"]
 STAGES: tuple[StageName, ...] = ("rewrite", "retrieve", "rerank", "answer", "judge")
 """In the order in which they run."""
-RewriteMode = Literal["replace", "append", "fuse"]
 
 
 class RewriteStage(Spec):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ from searchtune.data.answering import (
 )
 from searchtune.data.coverage import coverages
 from searchtune.data.grounding import cited, drops_gold, markdown, mixed, pool
-from searchtune.data.tasks import load_task, open_collection, places_of
+from searchtune.data.tasks import find_source_file, load_task, open_collection
 from searchtune.errors import ConfigError, DataError, LeakError, did_you_mean
 from searchtune.metrics.abstention import Evidence, check_both_kinds
 from searchtune.prompts.answer import LABELS, AnswerPrompt, parse_answer
@@ -200,7 +199,7 @@ def _completion(example: AnswerExample, prompt: AnswerPrompt) -> str:
 
 
 def _from_file(source: AnswerSource) -> AnswerSet:
-    found = read_answers(_found(str(source.file)), source.form)
+    found = read_answers(find_source_file(str(source.file), "answers"), source.form)
     if source.split is None:
         return found
     kept = found.select(lambda one: one.part == source.split)
@@ -216,17 +215,6 @@ def _from_task(source: AnswerSource) -> AnswerSet:
     if split not in collection.qrels:
         raise ConfigError(f"{collection.name} has no split {split!r}{did_you_mean(split, collection.qrels)}")
     return answers_of_labels(collection, collection.qrels[split])
-
-
-def _found(name: str) -> Path:
-    places = places_of(name)
-    for place in places:
-        if place.is_file():
-            return place
-    looked = ", ".join(map(str, places))
-    raise ConfigError(
-        f"no file of answers {name!r} (looked at {looked}); set SEARCHTUNE_DATA to the folder that has it"
-    )
 
 
 def _without_leaks(train: AnswerSet, test: AnswerSet, leaks: Leaks, progress: Progress) -> AnswerSet:

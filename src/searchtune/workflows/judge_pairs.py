@@ -10,7 +10,7 @@ import numpy as np
 from searchtune.data.judging import UNJUDGED, JudgePairs, PairFields, holes, pairs_of_labels, pairs_of_runs, read_pairs
 from searchtune.data.named import run_in_collection
 from searchtune.data.splits import hash_share
-from searchtune.data.tasks import load_task, open_collection, places_of
+from searchtune.data.tasks import find_source_file, load_task, open_collection
 from searchtune.data.trec import read_trec_run
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.retrieval.bm25 import kept_bm25
@@ -73,16 +73,7 @@ def fingerprint_of(pairs: JudgePairs) -> str:
 
 def _from_file(source: PairSource, top: int) -> JudgePairs:
     fields = PairFields(grade=source.grade_field, others=source.judges_field)
-    return read_pairs(_found(str(source.file)), fields, top=top)
-
-
-def _found(name: str) -> Path:
-    places = places_of(name)
-    for place in places:
-        if place.is_file():
-            return place
-    looked = ", ".join(map(str, places))
-    raise ConfigError(f"no file of pairs {name!r} (looked at {looked}); set SEARCHTUNE_DATA to the folder that has it")
+    return read_pairs(find_source_file(str(source.file), "pairs"), fields, top=top)
 
 
 def _from_task(source: PairSource) -> JudgePairs:

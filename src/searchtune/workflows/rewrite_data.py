@@ -18,7 +18,7 @@ from searchtune.data.rewrites import (
     task_turns,
 )
 from searchtune.data.splits import hash_share
-from searchtune.data.tasks import load_task, open_collection, places_of
+from searchtune.data.tasks import find_source_file, load_task, open_collection
 from searchtune.errors import ConfigError, DataError, LeakError, did_you_mean
 from searchtune.specs.rewrite import RetrievalTest, RewriteRecipe, RewriteSource
 from searchtune.storage.assets import find_asset
@@ -161,11 +161,4 @@ def _without_leaks(
 def _found(name: str) -> Path:
     if name.startswith(_BUILTIN):
         return find_asset("data", f"{name.removeprefix(_BUILTIN)}.jsonl")
-    places = places_of(name)
-    for place in places:
-        if place.is_file():
-            return place
-    looked = ", ".join(map(str, places))
-    raise ConfigError(
-        f"no file of rewrites {name!r} (looked at {looked}); set SEARCHTUNE_DATA to the folder that has it"
-    )
+    return find_source_file(name, "rewrites")

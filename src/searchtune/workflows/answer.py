@@ -28,13 +28,13 @@ from searchtune.specs.answer import AnswerRecipe
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.training.fit import FitPlan, Step, TrainLog, fit
+from searchtune.training.fit import FitPlan, TrainLog, fit
 from searchtune.training.generation import CompletionWriting
 from searchtune.types import FloatArray64
 from searchtune.workflows.adapter import Verification
 from searchtune.workflows.answer_finish import TrainedAnswerer, write_answerer
 from searchtune.workflows.answer_sets import AnswerPart, mixed_parts, open_answer_data
-from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.progress import SILENT, Progress, tell_step
 from searchtune.workflows.run_folder import settle_run
 from searchtune.workflows.training_set import Leaks
 
@@ -152,7 +152,7 @@ def _train(
         recipe.optim,
         FitPlan(out, recipe.seed, recipe.dev.metric, recipe.dev.times, resume),
         on_eval=lambda: dev_figures(model, recipe, train, dev),
-        on_step=lambda step, total: _tell(progress, step, total),
+        on_step=lambda step, total: tell_step(progress, step, total),
     )
 
 
@@ -182,10 +182,3 @@ def _read(model: CausalLM, recipe: AnswerRecipe, part: AnswerPart) -> FloatArray
     logits = model.score_store(store, labels, tokens_per_chunk=recipe.tokens_per_chunk).astype(np.float64)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def _tell(progress: Progress, step: Step, total: int) -> None:
-    progress.step(step.step, total, f"loss {step.loss:.3f}")
-    if step.dev:
-        words = ", ".join(f"{name} {value:.4f}" for name, value in step.dev.items())
-        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {words}")

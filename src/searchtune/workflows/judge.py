@@ -30,7 +30,7 @@ from searchtune.prompts.rubrics import Rubric
 from searchtune.specs.judge import JudgeRecipe, PairSource
 from searchtune.storage.atomic import write_json
 from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.training.fit import FitPlan, Step, TrainLog, fit
+from searchtune.training.fit import FitPlan, TrainLog, fit
 from searchtune.training.labels import LabelExamples, LabelReading
 from searchtune.types import FloatArray64
 from searchtune.workflows.adapter import Verification
@@ -39,7 +39,7 @@ from searchtune.workflows.judge_finish import TrainedJudge, write_judge
 from searchtune.workflows.judge_job import JobPlan, run_job
 from searchtune.workflows.judge_pairs import fingerprint_of, open_pairs, sampled
 from searchtune.workflows.open_judge import open_judge, settle_rubric
-from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.progress import SILENT, Progress, tell_step
 from searchtune.workflows.run_folder import settle_run
 from searchtune.workflows.training_set import Leaks
 
@@ -263,7 +263,7 @@ def _train(
         recipe.optim,
         FitPlan(out, recipe.seed, recipe.dev.metric, recipe.dev.times, resume),
         on_eval=lambda: dev_figures(_read(model, recipe, dev, rubric), dev.pairs, rubric.min_grade),
-        on_step=lambda step, total: _tell(progress, step, total),
+        on_step=lambda step, total: tell_step(progress, step, total),
     )
 
 
@@ -298,13 +298,6 @@ def dev_figures(probabilities: FloatArray64, pairs: JudgePairs, min_grade: int) 
         "auc": float(np.mean(areas)) if areas else float("nan"),
         "log_likelihood": float(likely.mean()),
     }
-
-
-def _tell(progress: Progress, step: Step, total: int) -> None:
-    progress.step(step.step, total, f"loss {step.loss:.3f}")
-    if step.dev:
-        words = ", ".join(f"{name} {value:.4f}" for name, value in step.dev.items())
-        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {words}")
 
 
 def _measure(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from searchtune.training.fit import Step
+
 
 class Progress:
     """Override what you want to show."""
@@ -17,3 +22,11 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+def tell_step(progress: Progress, step: Step, total: int) -> None:
+    """One step of training: its loss, and a line with dev's figures where it has any."""
+    progress.step(step.step, total, f"loss {step.loss:.3f}")
+    if step.dev:
+        words = ", ".join(f"{name} {value:.4f}" for name, value in step.dev.items())
+        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {words}")

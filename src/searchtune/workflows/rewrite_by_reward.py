@@ -36,11 +36,11 @@ from searchtune.specs.reward import RetrievalReward
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.training.fit import FitPlan, Step, TrainLog, fit
+from searchtune.training.fit import FitPlan, TrainLog, fit
 from searchtune.training.generation import CompletionWriting
 from searchtune.training.preference import PairPreference, PreferenceOptions, pair_texts, reference_logprobs
 from searchtune.types import FloatArray, Turn
-from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.progress import SILENT, Progress, tell_step
 from searchtune.workflows.rewrite_reward import (
     CandidateSource,
     RewardData,
@@ -215,7 +215,7 @@ class _Trainer:
         )
         optim = recipe.optim.model_copy(update={"epochs": self.reward.warm_start})
         plan = FitPlan(self.out / "warm", recipe.seed, METRIC, 0, self.resume)
-        fit(objective, optim, plan, on_step=lambda step, total: _tell(self.progress, step, total))
+        fit(objective, optim, plan, on_step=lambda step, total: tell_step(self.progress, step, total))
 
     def prefer(self, pairs: list[ChatExample], on_eval: Callable[[], Mapping[str, float]] | None) -> TrainLog:
         """Learn the better against the worse."""
@@ -237,7 +237,7 @@ class _Trainer:
             recipe.optim,
             FitPlan(self.out, recipe.seed, METRIC, times, self.resume),
             on_eval=on_eval,
-            on_step=lambda step, total: _tell(self.progress, step, total),
+            on_step=lambda step, total: tell_step(self.progress, step, total),
         )
 
     def _reference(self, store: ExampleStore) -> FloatArray:
@@ -322,10 +322,3 @@ def _weights_of(start: Path, root: Path, method: LoraMethod, adapter: Adapter) -
             "method; give the recipe the same one"
         )
     return weights
-
-
-def _tell(progress: Progress, step: Step, total: int) -> None:
-    progress.step(step.step, total, f"loss {step.loss:.3f}")
-    if step.dev:
-        words = ", ".join(f"{name} {value:.4f}" for name, value in step.dev.items())
-        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {words}")

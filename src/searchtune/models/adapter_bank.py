@@ -19,7 +19,7 @@ import torch
 from peft import PeftModel
 
 from searchtune.errors import ArtifactError, ConfigError, did_you_mean
-from searchtune.models.backends import LabelReadings, LocalBackend, Reply
+from searchtune.models.backends import LabelReadings, Likelihoods, LocalBackend, Reply
 from searchtune.models.cards import check_base, read_llm_card, score_difference
 from searchtune.models.generation import Allowed, Sampling
 from searchtune.models.generator import CausalLM, load_causal_lm
@@ -28,7 +28,7 @@ from searchtune.models.llm_artifact import llm_probe_scores
 from searchtune.models.quantisation import Quantise
 from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
-from searchtune.prompts.chat import Conversation
+from searchtune.prompts.chat import ChatExample, Conversation
 from searchtune.specs.card import LlmCard, adapter_folder
 
 PLAIN_TOKENS = 4096
@@ -177,6 +177,13 @@ class BankBackend:
         """As `LocalBackend.read_labels`."""
         with self.bank.using(self.name):
             found = self._local.read_labels(conversations, labels)
+        self.spent.prompt_tokens += found.prompt_tokens
+        return found
+
+    def log_likelihoods(self, examples: Sequence[ChatExample]) -> Likelihoods:
+        """As `LocalBackend.log_likelihoods`."""
+        with self.bank.using(self.name):
+            found = self._local.log_likelihoods(examples)
         self.spent.prompt_tokens += found.prompt_tokens
         return found
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from searchtune.errors import ConfigError, ModelError
-from searchtune.models.chat import ChatFormat, chat_store
+from searchtune.models.chat import ChatFormat, chat_store, example_store
+from searchtune.models.completions import CompletionReader
 from searchtune.models.generation import Allowed, Finish, Sampling, generate
 from searchtune.models.generator import CausalLM
-from searchtune.prompts.chat import Conversation
+from searchtune.prompts.chat import ChatExample, Conversation
 from searchtune.types import FloatArray64
 
 _WINDOW = 256
@@ -92,6 +93,23 @@ class Backend(Protocol):
         """Replies in the order of the conversations, samples one after another, as soon as they are there."""
 
 
+class Likelihoods(NamedTuple):
+    """How likely given replies are."""
+
+    values: FloatArray64
+    """Natural log-probability of each reply, end of turn included. Shape: (examples,)."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@runtime_checkable
+class LikelihoodBackend(Protocol):
+    """A backend that also says how likely a reply is that it did not write."""
+
+    def log_likelihoods(self, examples: Sequence[ChatExample]) -> Likelihoods:
+        """Log-probability of the completion of each example."""
+
+
 class LocalBackend:
     """A causal language model in this process.
 
@@ -148,6 +166,19 @@ class LocalBackend:
             prompt_tokens=int(store.lengths.sum()),
             completion_tokens=0,
         )
+
+    def log_likelihoods(self, examples: Sequence[ChatExample]) -> Likelihoods:
+        """One forward pass over prompts and replies, those of similar length together.
+
+        Raises:
+            ConfigError, ModelError: as `read_labels`.
+        """
+        if not examples:
+            return Likelihoods(np.zeros(0), 0, 0)
+        chosen = example_store(self.model.tokenizer, examples, self.max_tokens).chosen
+        values = CompletionReader(self.model).read_store(chosen, tokens_per_chunk=self.tokens_per_batch)
+        prompts = int(chosen.prompts.sum())
+        return Likelihoods(values.astype(np.float64), prompts, int(chosen.tokens.lengths.sum()) - prompts)
 
     def complete(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[Reply]:
         """Replies, 256 conversations at a time, those of similar length together.

@@ -10,17 +10,20 @@ the last word is the prompt's. `canaries` measures how far this helps.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 from searchtune.errors import ConfigError, did_you_mean
+from searchtune.prompts import query_likelihood
 from searchtune.prompts.chat import Conversation, Message, Passage
 from searchtune.prompts.fences import fence, harmless
 from searchtune.prompts.rubrics import Rubric
 
-Style = Literal["brief", "short", "full"]
+Style = Literal["brief", "short", "full", "likelihood"]
 """`brief` names no grade's meaning, for small models that are tuned to it; `short` gives each a line; `full` tells
-more, which large models make use of."""
-VERSIONS: dict[Style, int] = {"brief": 1, "short": 1, "full": 1}
+more, which large models make use of. `likelihood` asks for no grade at all: it is read from how likely the query is
+after the passage (see `prompts/query_likelihood.py`), which small models know far more of."""
+VERSIONS: dict[Style, int] = {"brief": 1, "short": 1, "full": 1, "likelihood": query_likelihood.VERSION}
 """Raised with every change of a style's words: judgments of two versions are never mixed in one job."""
 
 
@@ -28,9 +31,11 @@ def judge_conversation(query: str, passage: str, rubric: Rubric, nonce: str, *, 
     """What a judge is asked about one pair. Only the passage may be shortened.
 
     Raises:
-        ConfigError: no such style, or a nonce that `draw_nonce` does not draw.
+        ConfigError: no such style, one that asks for no grade, or a nonce that `draw_nonce` does not draw.
     """
     _check_style(style)
+    if style == "likelihood":
+        raise ConfigError("the style 'likelihood' asks for no grade: choose brief, short or full for this judge")
     opening, closing = fence(nonce)
     head, tail = _STYLES[style](rubric, opening, closing)
     asked = f"Query: {harmless(query.strip(), nonce)}\n{opening}\n"
@@ -38,6 +43,31 @@ def judge_conversation(query: str, passage: str, rubric: Rubric, nonce: str, *, 
         Message("system", (head,)),
         Message("user", (asked, Passage(harmless(passage.strip(), nonce)), f"\n{closing}\n{tail}")),
     )
+
+
+class JudgePrompt(NamedTuple):
+    """How pairs are put to a judge."""
+
+    rubric: Rubric
+    style: Style | None
+    """None for a judge that is not asked in words."""
+    nonce: str
+    """What marks the passage in this job."""
+
+
+def judge_conversations(prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]) -> list[Conversation]:
+    """What a judge is asked about each pair; both lists are parallel.
+
+    Raises:
+        ConfigError: as `judge_conversation`.
+    """
+    style = prompt.style
+    if style is None:
+        raise ConfigError("this judge is asked in no words: it has no prompt")
+    return [
+        judge_conversation(query, passage, prompt.rubric, prompt.nonce, style=style)
+        for query, passage in zip(queries, passages, strict=True)
+    ]
 
 
 def prompt_identity(rubric: Rubric, style: Style, nonce: str) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class JudgeDev(LlmDev):
 
 
 class JudgeRecipe(LlmRecipe):
-    """LoRA or QLoRA for a judge that reads its grade off the logits of the rubric's labels."""
+    """LoRA or QLoRA for a judge that reads its grade off the labels' logits, or off the query's likelihood."""
 
     kind: Literal["judge"] = "judge"
     train: PairSource
@@ -87,8 +87,9 @@ class JudgeRecipe(LlmRecipe):
     """Pairs that base and tuned judge are measured on; null measures nothing."""
     rubric: str | OwnRubric = "umbrela"
     """`umbrela` (0-3), `binary`, or grades of one's own."""
-    style: Literal["brief", "short", "full"] = "short"
-    """How much the prompt says. A tuned judge needs little, and every token costs."""
+    style: Literal["brief", "short", "full", "likelihood"] = "short"
+    """How much the prompt says. A tuned judge needs little, and every token costs. `likelihood` asks for no grade, but
+    reads from how likely the query is after the passage: a small model then knows much before it is tuned."""
     per_grade: Positive | None = None
     """Train on at most so many pairs of each grade, spread over the queries; null trains on all."""
     per_query: Annotated[int, Field(ge=2)] | None = None

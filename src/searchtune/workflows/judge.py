@@ -15,31 +15,24 @@ from searchtune.data.judging import UNJUDGED, JudgePairs, joined_pairs, split_by
 from searchtune.data.near import near_groups
 from searchtune.errors import DataError, LeakError
 from searchtune.evaluation.judge_report import JudgeReport
-from searchtune.metrics.grade_calibration import GradeCalibration, best_threshold, fit_grade_calibration
+from searchtune.metrics.grade_calibration import GradeCalibration, fit_grade_calibration
 from searchtune.models.adapters import add_lora
-from searchtune.models.backends import label_tokens
-from searchtune.models.chat import chat_store
-from searchtune.models.generator import CausalLM, load_causal_lm
+from searchtune.models.generator import load_causal_lm
 from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
-from searchtune.prompts.canaries import TRAINING_CANARIES, plant_all
-from searchtune.prompts.chat import Conversation
-from searchtune.prompts.fences import draw_nonce
-from searchtune.prompts.judge import judge_conversation
 from searchtune.prompts.rubrics import Rubric
 from searchtune.specs.judge import JudgeRecipe, PairSource
 from searchtune.storage.atomic import write_json
 from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.training.fit import FitPlan, TrainLog, fit
-from searchtune.training.labels import LabelExamples, LabelReading
-from searchtune.types import FloatArray64
+from searchtune.training.fit import TrainLog
 from searchtune.workflows.adapter import Verification
 from searchtune.workflows.judge_agree import AgreementPlan, agree
 from searchtune.workflows.judge_finish import TrainedJudge, write_judge
+from searchtune.workflows.judge_fit import JudgeData, Split, fit_judge, graded_examples, read_split, training_examples
 from searchtune.workflows.judge_job import JobPlan, run_job
 from searchtune.workflows.judge_pairs import fingerprint_of, open_pairs, sampled
 from searchtune.workflows.open_judge import open_judge, settle_rubric
-from searchtune.workflows.progress import SILENT, Progress, tell_step
+from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.run_folder import settle_run
 from searchtune.workflows.training_set import Leaks
 
@@ -70,19 +63,11 @@ class JudgeResult:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class _Split:
-    """Pairs as a judge reads them."""
-
-    pairs: JudgePairs
-    prompts: list[Conversation]
-
-
 class _Data(NamedTuple):
     """Pairs of other queries each; no test pairs where the recipe names none."""
 
-    train: _Split
-    dev: _Split
+    train: Split
+    dev: Split
     test: JudgePairs | None
 
 
@@ -124,15 +109,15 @@ def train_judge(
     progress.note(
         f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
     )
-    log = _train(recipe, out, model, train, dev, rubric, progress, resume=policy == "resume")
+    log = fit_judge(recipe, out, model, JudgeData(train, dev, rubric), progress, resume=policy == "resume")
     if not state.is_main_process:
         return None
     write_json(out / "train_log.json", log.to_json())
     progress.stage("calibrating on dev")
-    calibration = fit_grade_calibration(_read(model, recipe, dev, rubric), dev.pairs.grades, rubric.min_grade)
+    calibration = fit_grade_calibration(read_split(model, recipe, dev, rubric), dev.pairs.grades, rubric.min_grade)
     progress.note(f"relevant from a probability of {calibration.threshold:.2f} on, as is best on dev")
     progress.stage("saving the adapter and opening it in a fresh process")
-    trained = TrainedJudge(recipe, rubric, root, model, adapter, log, calibration, train.pairs, train.prompts)
+    trained = TrainedJudge(recipe, rubric, root, model, adapter, log, calibration, train.pairs, train.examples)
     verified = write_judge(out / "adapter", trained)
     worst = max(verified.sentence_transformers, verified.peft)
     progress.note(f"reloaded = trained: probe logits differ by {worst:.1e} at most")
@@ -160,8 +145,9 @@ def _open_data(recipe: JudgeRecipe, rubric: Rubric, leaks: Leaks, progress: Prog
     train = _drawn(recipe, [train, *more], rubric)
     counts = ", ".join(f"{int((train.grades == grade).sum()):,} of {grade}" for grade in range(rubric.top + 1))
     progress.note(f"training pairs: {len(train):,} ({counts}); dev: {len(dev):,} pairs of other queries")
-    prompts = _training_prompts(recipe, train, rubric)
-    return _Data(_Split(train, prompts), _Split(dev, _prompts(recipe, dev, rubric)), test)
+    return _Data(
+        Split(train, training_examples(recipe, train, rubric)), Split(dev, graded_examples(recipe, dev, rubric)), test
+    )
 
 
 def _drawn(recipe: JudgeRecipe, parts: Sequence[JudgePairs], rubric: Rubric) -> JudgePairs:
@@ -205,99 +191,6 @@ def _without_leaks(pairs: JudgePairs, test: JudgePairs, leaks: Leaks, progress: 
     if leaks == "drop" and shared.all():
         raise LeakError("every training query is also, or nearly, a test query: nothing is left to train on")
     return pairs if leaks == "allow" else pairs.select(~shared[pairs.queries])
-
-
-def _prompts(recipe: JudgeRecipe, pairs: JudgePairs, rubric: Rubric) -> list[Conversation]:
-    """One prompt a pair; all pairs of a query share a nonce, so that their prompts begin alike."""
-    return [_prompt(recipe, pairs, i, pairs.texts(i)[1], rubric) for i in range(len(pairs))]
-
-
-def _prompt(recipe: JudgeRecipe, pairs: JudgePairs, i: int, passage: str, rubric: Rubric) -> Conversation:
-    nonce = draw_nonce(f"{recipe.seed} {pairs.ids(i)[0]}")
-    return judge_conversation(pairs.texts(i)[0], passage, rubric, nonce, style=recipe.style)
-
-
-def _training_prompts(recipe: JudgeRecipe, pairs: JudgePairs, rubric: Rubric) -> list[Conversation]:
-    """The prompts, with canaries planted into a share of the pairs that are not relevant."""
-    prompts = _prompts(recipe, pairs, rubric)
-    low = np.flatnonzero(pairs.grades < rubric.min_grade)
-    chosen = np.random.default_rng(recipe.seed).permutation(low)[: round(recipe.canary_share * len(low))]
-    if len(chosen):
-        queries, passages = zip(*(pairs.texts(int(i)) for i in chosen), strict=True)
-        for one in plant_all(queries, passages, rubric, seed=recipe.seed, canaries=TRAINING_CANARIES):
-            place = int(chosen[one.pair])
-            prompts[place] = _prompt(recipe, pairs, place, one.passage, rubric)
-    return prompts
-
-
-def _train(
-    recipe: JudgeRecipe,
-    out: Path,
-    model: CausalLM,
-    train: _Split,
-    dev: _Split,
-    rubric: Rubric,
-    progress: Progress,
-    *,
-    resume: bool,
-) -> TrainLog:
-    store = chat_store(model.tokenizer, train.prompts, recipe.max_tokens)
-    if store.truncated:
-        progress.note(
-            f"{store.truncated:,} of {len(train.prompts):,} training passages are cut to fit {recipe.max_tokens}"
-        )
-    labels = label_tokens(model.tokenizer, train.prompts, rubric.labels)
-    targets = np.zeros((len(train.prompts), len(labels)), dtype=np.float32)
-    targets[np.arange(len(targets)), train.pairs.grades] = 1
-    objective = LabelReading(
-        model,
-        LabelExamples(store, labels, targets),
-        batch_size=recipe.optim.batch_size,
-        tokens_per_chunk=recipe.tokens_per_chunk,
-        seed=recipe.seed,
-        recompute=recipe.recompute,
-    )
-    progress.stage("training")
-    return fit(
-        objective,
-        recipe.optim,
-        FitPlan(out, recipe.seed, recipe.dev.metric, recipe.dev.times, resume),
-        on_eval=lambda: dev_figures(_read(model, recipe, dev, rubric), dev.pairs, rubric.min_grade),
-        on_step=lambda step, total: tell_step(progress, step, total),
-    )
-
-
-def _read(model: CausalLM, recipe: JudgeRecipe, split: _Split, rubric: Rubric) -> FloatArray64:
-    """How likely each grade is. Shape: (pairs, grades)."""
-    store = chat_store(model.tokenizer, split.prompts, recipe.max_tokens)
-    labels = label_tokens(model.tokenizer, split.prompts, rubric.labels)
-    logits = model.score_store(
-        store, labels, groups=split.pairs.queries, tokens_per_chunk=recipe.tokens_per_chunk
-    ).astype(np.float64)
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def dev_figures(probabilities: FloatArray64, pairs: JudgePairs, min_grade: int) -> dict[str, float]:
-    """How far readings agree with people; higher is better for all of them.
-
-    `kappa` at the best threshold, `auc` within queries, and `log_likelihood` of the person's grade, mean over pairs.
-    """
-    relevant = pairs.grades >= min_grade
-    chance = probabilities[:, min_grade:].sum(axis=1)
-    areas = []
-    for query in np.unique(pairs.queries):
-        own = pairs.queries == query
-        high, low = chance[own & relevant], chance[own & ~relevant]
-        if len(high) and len(low):
-            above = (high[:, None] > low).mean() + (high[:, None] == low).mean() / 2
-            areas.append(float(above))
-    likely = np.log(np.maximum(probabilities[np.arange(len(pairs)), pairs.grades], 1e-9))
-    return {
-        "kappa": best_threshold(chance, relevant).kappa,
-        "auc": float(np.mean(areas)) if areas else float("nan"),
-        "log_likelihood": float(likely.mean()),
-    }
 
 
 def _measure(

@@ -14,7 +14,7 @@ from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
-from searchtune.prompts.chat import ChatExample, Conversation
+from searchtune.prompts.chat import ChatExample
 from searchtune.prompts.judge import VERSIONS
 from searchtune.prompts.rubrics import Rubric
 from searchtune.specs.card import LlmCard
@@ -40,7 +40,8 @@ class TrainedJudge:
     log: TrainLog
     calibration: GradeCalibration
     pairs: JudgePairs
-    prompts: list[Conversation]
+    examples: list[ChatExample]
+    """Parallel to the pairs."""
 
 
 def write_judge(folder: Path, trained: TrainedJudge) -> Verification:
@@ -69,7 +70,7 @@ def _positives(trained: TrainedJudge) -> list[str]:
 
 def _card(trained: TrainedJudge, positives: list[str]) -> LlmCard:
     recipe, rubric = trained.recipe, trained.rubric
-    places = np.unique(np.linspace(0, len(trained.prompts) - 1, num=_PROBES).astype(int))
+    places = np.unique(np.linspace(0, len(trained.examples) - 1, num=_PROBES).astype(int))
     return LlmCard(
         kind="judge",
         name=f"{rubric.name}-judge",
@@ -82,14 +83,14 @@ def _card(trained: TrainedJudge, positives: list[str]) -> LlmCard:
         quantise=recipe.quantise,
         prompt=f"judge/{recipe.style}",
         prompt_version=str(VERSIONS[recipe.style]),
-        labels=list(rubric.labels),
+        labels=[] if recipe.style == "likelihood" else list(rubric.labels),
         rubric=rubric.fields(),
         calibration=trained.calibration.to_json(),
         trainable_parameters=trained.adapter.trainable,
         recipe_sha256=spec_sha256(recipe),
         data_fingerprint=fingerprint_of(trained.pairs),
         train_positives_sha256=sha256_json(positives),
-        probe=chat_probe([ChatExample(trained.prompts[int(place)], "") for place in places]),
+        probe=chat_probe([trained.examples[int(place)] for place in places]),
         metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},
         versions=versions(),
         created=now(),

@@ -28,14 +28,14 @@ from searchtune.errors import ConfigError, DataError, SearchtuneError
 from searchtune.metrics.grade_calibration import GradeCalibration, plain_calibration
 from searchtune.prompts.canaries import CANARIES_VERSION, Planted, plant_all
 from searchtune.prompts.fences import draw_nonce
-from searchtune.prompts.judge import prompt_identity
+from searchtune.prompts.judge import JudgePrompt, prompt_identity
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.journal import JOURNAL_FILE, Journal, JournalView
 from searchtune.storage.shards import merge_journals, shard
 from searchtune.types import FloatArray64, IntArray, Judgment
 from searchtune.workflows.judge_pairs import fingerprint_of
-from searchtune.workflows.open_judge import JudgePrompt, OpenJudge
+from searchtune.workflows.open_judge import OpenJudge
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import now, versions
 

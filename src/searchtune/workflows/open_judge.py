@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from searchtune.errors import ArtifactError, ConfigError
 from searchtune.metrics.grade_calibration import GradeCalibration
 from searchtune.models.identity import identify_generator
 from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
-from searchtune.prompts.chat import Conversation
-from searchtune.prompts.judge import VERSIONS, Style, judge_conversation
+from searchtune.prompts.judge import VERSIONS, JudgePrompt, Style, judge_conversations
 from searchtune.prompts.replies import parse_grade
 from searchtune.prompts.rubrics import BINARY, Rubric, find_rubric, own_rubric
 from searchtune.specs.card import CARD_FILE, LlmCard, RerankerCard, adapter_folder
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
     from searchtune.models.quantisation import Quantise
     from searchtune.models.remote import Budget, RemoteBackend
     from searchtune.models.reranker import Reranker
-
-
-class JudgePrompt(NamedTuple):
-    """How pairs are put to a judge."""
-
-    rubric: Rubric
-    style: Style | None
-    """None for a judge that is not asked in words."""
-    nonce: str
-    """What marks the passage in this job."""
 
 
 _MAX_TOKENS = 4096
@@ -119,8 +108,15 @@ def open_judge(
 
 
 def open_remote_judge(endpoint: Endpoint, budget: Budget, rubric: Rubric, style: Style) -> OpenJudge:
-    """A judge behind an OpenAI-compatible address; one that gives no log-probabilities is read by its words."""
+    """A judge behind an OpenAI-compatible address; one that gives no log-probabilities is read by its words.
+
+    Raises:
+        ConfigError: the style `likelihood`: such addresses do not say how likely a query is that they did not write.
+    """
     from searchtune.models.remote import RemoteBackend
+
+    if style == "likelihood":
+        raise ConfigError("a model behind an address does not say how likely a query is: choose brief, short or full")
 
     def label(text: str) -> str | None:
         grade = parse_grade(text, rubric).grade
@@ -159,23 +155,16 @@ def makers(adapters: Sequence[str]) -> dict[str, list[ModelFacts]]:
 def _ask(
     load: Callable[[], Backend], prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]
 ) -> Iterator[LabelRow]:
-    backend, asked = load(), _conversations(prompt, queries, passages)
-    began = time.perf_counter()
-    yield from _rows(backend.read_labels(asked, prompt.rubric.labels), began)
+    from searchtune.pipeline.judging import read_grades
+
+    backend, began = load(), time.perf_counter()
+    yield from _rows(read_grades(backend, prompt, queries, passages), began)
 
 
 def _ask_far(
     backend: RemoteBackend, prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]
 ) -> Iterator[LabelRow]:
-    yield from backend.stream_labels(_conversations(prompt, queries, passages), prompt.rubric.labels)
-
-
-def _conversations(prompt: JudgePrompt, queries: Sequence[str], passages: Sequence[str]) -> list[Conversation]:
-    assert prompt.style is not None
-    return [
-        judge_conversation(query, passage, prompt.rubric, prompt.nonce, style=prompt.style)
-        for query, passage in zip(queries, passages, strict=True)
-    ]
+    yield from backend.stream_labels(judge_conversations(prompt, queries, passages), prompt.rubric.labels)
 
 
 def _rows(readings: LabelReadings, began: float) -> Iterator[LabelRow]:

@@ -16,7 +16,7 @@ from searchtune.specs.base import parse_spec
 from searchtune.specs.judge import JudgeRecipe
 from searchtune.training.fit import TrainingInterrupted
 from searchtune.workflows import judge as judge_module
-from searchtune.workflows import judge_agree, judge_finish
+from searchtune.workflows import judge_agree, judge_finish, judge_fit
 from searchtune.workflows.adapter import verify_adapter
 from searchtune.workflows.judge import train_judge
 from searchtune.workflows.judge_job import JobPlan, open_job, run_job
@@ -117,6 +117,21 @@ def test_the_adapter_judges_as_it_did_when_it_was_trained(trained, files, tmp_pa
     ).read_bytes()
 
 
+def test_a_judge_by_likelihood_is_trained_saved_and_opened_again(base, files, tmp_path):
+    result = train_judge(recipe(base, files, style="likelihood", canary_share=0.2), tmp_path / "run")
+    card = read_any_card(result.adapter)
+    assert (card.prompt, card.labels, card.rubric["name"]) == ("judge/likelihood", [], "umbrela")
+    assert all(example.completion for example in card.probe.examples), "the probe reads how likely queries are"
+    assert verify_adapter(result.folder).peft <= 1e-4
+    jobs = {name: open_job(result.folder / name) for name in ("base", "tuned")}
+    assert not np.allclose(jobs["base"].probabilities, jobs["tuned"].probabilities)
+    assert np.allclose(jobs["tuned"].probabilities.sum(axis=1), 1)
+    opened = open_judge(str(result.folder), precision="fp32")
+    assert (opened.style, opened.calibration) == ("likelihood", result.calibration)
+    again = run_job(opened, read_pairs(files[1]), tmp_path / "again", JobPlan(canaries=3))
+    assert np.allclose(again.probabilities, jobs["tuned"].probabilities, atol=1e-5)
+
+
 def test_the_adapter_is_refused_on_another_base(trained, tmp_path):
     other = write_byte_causal(tmp_path / "other", max_position_embeddings=512, num_hidden_layers=2)
     with pytest.raises(ArtifactError, match=r"base"):
@@ -174,8 +189,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(base, files, tmp_path, monkeyp
         if step.step == 2:
             raise TrainingInterrupted("stopped")
 
-    real = judge_module.fit
-    monkeypatch.setattr(judge_module, "fit", lambda *args, on_step, **rest: real(*args, on_step=stop, **rest))
+    real = judge_fit.fit
+    monkeypatch.setattr(judge_fit, "fit", lambda *args, on_step, **rest: real(*args, on_step=stop, **rest))
     with pytest.raises(TrainingInterrupted):
         train_judge(settled, tmp_path / "stopped")
     monkeypatch.undo()
@@ -212,7 +227,7 @@ def test_leaks_between_train_and_test(base, files, tmp_path):
 def test_canaries_are_planted_into_a_share_of_what_is_not_relevant(base, files):
     plain = judge_module._open_data(recipe(base, files), UMBRELA, "fail", judge_module.SILENT).train
     half = judge_module._open_data(recipe(base, files, canary_share=0.5), UMBRELA, "fail", judge_module.SILENT).train
-    changed = [i for i, (a, b) in enumerate(zip(plain.prompts, half.prompts, strict=True)) if a != b]
+    changed = [i for i, (a, b) in enumerate(zip(plain.examples, half.examples, strict=True)) if a != b]
     low = np.flatnonzero(plain.pairs.grades < 2)
     assert len(changed) == len(low) // 2 and set(changed) <= set(low.tolist())
     assert plain.pairs.grades.tolist() == half.pairs.grades.tolist(), "the grade stays"

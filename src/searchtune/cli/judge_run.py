@@ -21,6 +21,7 @@ class PromptStyle(StrEnum):
     brief = "brief"
     short = "short"
     full = "full"
+    likelihood = "likelihood"
 
 
 class Bits(StrEnum):
@@ -60,7 +61,7 @@ _Negatives = Annotated[int, typer.Option(min=0, help="So many of BM25's best unl
 _MaxQueries = Annotated[int | None, typer.Option(min=1, help="Only so many queries, the same ones every time.")]
 _MaxPairs = Annotated[int | None, typer.Option(min=1, help="Only so many pairs, the same random ones every time.")]
 _Rubric = Annotated[str | None, typer.Option(help="umbrela or binary, for a model without an adapter.")]
-_Style = Annotated[PromptStyle | None, typer.Option(help="How much the prompt says.")]
+_Style = Annotated[PromptStyle | None, typer.Option(help="How much the prompt says; likelihood asks for the query.")]
 _Calibration = Annotated[Path | None, typer.Option(help="What `judge calibrate` wrote.")]
 _Quantise = Annotated[Bits | None, typer.Option(help="For a model without an adapter.")]
 _Base = Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")]

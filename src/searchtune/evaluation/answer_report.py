@@ -28,6 +28,7 @@ ErrorKind = Literal["right", "missed", "distracted", "synthesis", "lucky"]
 SHOWN_FIGURES = (
     "overall",
     "token_f1",
+    "answered_f1",
     "rouge_l",
     "citation_precision",
     "citation_recall",

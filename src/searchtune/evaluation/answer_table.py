@@ -12,6 +12,7 @@ from searchtune.metrics.significance import Estimate
 _PLAIN = (
     "overall",
     "token_f1",
+    "answered_f1",
     "citation_precision",
     "citation_recall",
     "unsupported",

@@ -13,6 +13,7 @@ from searchtune.metrics.significance import Estimate
 LABELS = {
     "overall": "overall",
     "token_f1": "token F1",
+    "answered_f1": "token F1 where answered",
     "rouge_l": "ROUGE-L",
     "citation_precision": "citation precision",
     "citation_recall": "citation recall",

@@ -6,6 +6,8 @@ example and NaN where a figure does not apply, so that bootstrap and paired test
 
 - `token_f1`, `rouge_l`: the best of several references (`text_overlap.py`), citation marks left out; an abstention has
   0. They apply to every question with a reference, whether or not its gold passage was shown.
+- `answered_f1`: token F1 of the answers given, abstentions left out: how well it writes where it writes. Two systems
+  are compared on the questions that both answer.
 - `overall`: as SQuAD 2.0 scores (Rajpurkar et al. 2018, arXiv:1806.03822): token F1 where the question should be
   answered, 1 or 0 for abstaining or not where it should not.
 - `citation_precision`, `citation_recall`: cited passages against the gold ones, on questions that should be answered.
@@ -51,6 +53,7 @@ from searchtune.types import Answer, FloatArray64
 FIGURES = (
     "overall",
     "token_f1",
+    "answered_f1",
     "rouge_l",
     "citation_precision",
     "citation_recall",
@@ -211,6 +214,7 @@ def _row(case: AnswerCase, supporter: Supporter, supported: float) -> dict[str, 
     return {
         "overall": float(abstained) if case.should_abstain else f1,
         "token_f1": f1,
+        "answered_f1": math.nan if abstained else f1,
         "rouge_l": rouge,
         "citation_precision": precision,
         "citation_recall": recall,

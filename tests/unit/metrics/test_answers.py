@@ -163,6 +163,7 @@ def test_all_figures() -> None:
     wanted = {
         "overall": [1, 1, 0, 0, 0],
         "token_f1": [1, nan, 0, nan, 0],
+        "answered_f1": [1, nan, nan, nan, 0],
         "rouge_l": [1, nan, 0, nan, 0],
         "citation_precision": [1, nan, nan, nan, 0],
         "citation_recall": [1, nan, 0, nan, 0],

@@ -2,15 +2,20 @@
 
 import json
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
 
 import support
+from searchtune.cli.judge_run import PromptStyle
 from searchtune.data.judging import read_pairs
 from searchtune.errors import ArtifactError, ConfigError, DataError, LeakError, ModelError
 from searchtune.evaluation.judging import build_judge_report
 from searchtune.models.cards import read_any_card
+from searchtune.models.endpoint import Endpoint
+from searchtune.models.remote import Budget
+from searchtune.prompts.judge import Style
 from searchtune.prompts.rubrics import BINARY, UMBRELA
 from searchtune.specs.base import parse_spec
 from searchtune.specs.judge import JudgeRecipe
@@ -20,7 +25,7 @@ from searchtune.workflows import judge_agree, judge_finish, judge_fit
 from searchtune.workflows.adapter import verify_adapter
 from searchtune.workflows.judge import train_judge
 from searchtune.workflows.judge_job import JobPlan, open_job, run_job
-from searchtune.workflows.open_judge import open_judge
+from searchtune.workflows.open_judge import open_judge, open_remote_judge
 from unit.models.causal import write_byte_causal
 
 WORDS = ("tide", "soil", "oven", "choir", "judge", "comet", "loan", "fever", "reef", "moss", "salt", "drum")
@@ -130,6 +135,12 @@ def test_a_judge_by_likelihood_is_trained_saved_and_opened_again(base, files, tm
     assert (opened.style, opened.calibration) == ("likelihood", result.calibration)
     again = run_job(opened, read_pairs(files[1]), tmp_path / "again", JobPlan(canaries=3))
     assert np.allclose(again.probabilities, jobs["tuned"].probabilities, atol=1e-5)
+
+
+def test_an_address_cannot_be_asked_for_likelihoods_and_every_other_style_has_its_option():
+    with pytest.raises(ConfigError, match="does not say how likely a query is"):
+        open_remote_judge(Endpoint("http://localhost:1/v1", "far"), Budget(), UMBRELA, "likelihood")
+    assert {style.value for style in PromptStyle} == set(get_args(Style))
 
 
 def test_the_adapter_is_refused_on_another_base(trained, tmp_path):

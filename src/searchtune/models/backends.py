@@ -97,7 +97,7 @@ class Likelihoods(NamedTuple):
     """How likely given replies are."""
 
     values: FloatArray64
-    """Natural log-probability of each reply, end of turn included. Shape: (examples,)."""
+    """Natural log-probability of each reply's words, without the end of turn. Shape: (examples,)."""
     prompt_tokens: int
     completion_tokens: int
 
@@ -175,7 +175,7 @@ class LocalBackend:
         """
         if not examples:
             return Likelihoods(np.zeros(0), 0, 0)
-        chosen = example_store(self.model.tokenizer, examples, self.max_tokens).chosen
+        chosen = example_store(self.model.tokenizer, examples, self.max_tokens, ended=False).chosen
         values = CompletionReader(self.model).read_store(chosen, tokens_per_chunk=self.tokens_per_batch)
         prompts = int(chosen.prompts.sum())
         return Likelihoods(values.astype(np.float64), prompts, int(chosen.tokens.lengths.sum()) - prompts)

@@ -193,8 +193,12 @@ def chat_store(tokenizer: Any, conversations: Sequence[Conversation], max_tokens
     return _store(rows, sum(prompt.tokens > max_tokens for prompt in prompts))
 
 
-def example_store(tokenizer: Any, examples: Sequence[ChatExample], max_tokens: int) -> ExampleStore:
+def example_store(
+    tokenizer: Any, examples: Sequence[ChatExample], max_tokens: int, *, ended: bool = True
+) -> ExampleStore:
     """Prompts with completions and rejected completions, each of at most `max_tokens` tokens, end of turn included.
+
+    `ended` False leaves the end of turn away, where only the words shall count.
 
     Prompts are cut as in `chat_store`; room is kept for the longer of the two replies.
 
@@ -209,7 +213,7 @@ def example_store(tokenizer: Any, examples: Sequence[ChatExample], max_tokens: i
     if same:
         raise DataError(f"example {same[0]}: its rejected completion is the same text {examples[same[0]].completion!r}")
     form = ChatFormat(tokenizer)
-    end = np.asarray(form.end, dtype=np.int64)
+    end = np.asarray(form.end if ended else [], dtype=np.int64)
     replies = [
         [np.concatenate([np.asarray(ids, dtype=np.int64), end]) for ids in _tokenised(tokenizer, texts, control=False)]
         for texts in ([e.completion for e in examples], [e.rejected for e in examples if e.rejected is not None])

@@ -166,7 +166,7 @@ def _likelihood_objective(
 ) -> tuple[QueryLikelihood, int]:
     """The objective, and how many prompts were cut."""
     texts = [*train.examples, *_bare(recipe, train.pairs)]
-    store = example_store(model.tokenizer, texts, recipe.max_tokens).chosen
+    store = example_store(model.tokenizer, texts, recipe.max_tokens, ended=False).chosen
     objective = QueryLikelihood(
         model,
         LikelihoodExamples(store, train.pairs.queries, train.pairs.grades, len(rubric.labels), rubric.min_grade),

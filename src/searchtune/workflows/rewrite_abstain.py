@@ -14,16 +14,17 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from searchtune.data.candidates import word_idf, words
+from searchtune.data.candidates import word_idf
 from searchtune.errors import ArtifactError, ConfigError, DataError, did_you_mean
-from searchtune.metrics.gain_features import GainFeatures, retriever_features, run_features, text_features
+from searchtune.metrics.gain_features import GainFeatures, retriever_features
 from searchtune.metrics.gain_prediction import Aim, GainPredictor, fit_gain
 from searchtune.metrics.significance import SAME, Estimate, bootstrap, paired_randomisation
-from searchtune.pipeline.stages import Rewriting
+from searchtune.pipeline.abstaining import changed_rows, rewrite_features
+from searchtune.retrieval.choice import choose
 from searchtune.specs.reward import AbstentionSpec, Mode
 from searchtune.storage.fingerprint import sha256_json
-from searchtune.types import FloatArray64, IntArray, Qrels, Run, Turn
-from searchtune.workflows.rewrite_search import OpenRetrieval, RewriteSearch, choose
+from searchtune.types import FloatArray64, IntArray, Qrels, Run
+from searchtune.workflows.rewrite_search import OpenRetrieval, RewriteSearch
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -40,8 +41,8 @@ class Looked:
 
     @property
     def changed(self) -> BoolArray:
-        """Where the rewrite is not the utterance. Shape: (queries,)."""
-        return np.array([new != old for new, old in zip(self.rewrites, self.utterances, strict=True)], dtype=np.bool_)
+        """Where the rewrite says something else than the utterance. Shape: (queries,)."""
+        return changed_rows(self.utterances, self.rewrites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +59,10 @@ class RewriteWatch:
         new = [" ".join(text.split()) or old for text, old in zip(rewrites, asked, strict=True)]
         original = self.search.original(queries, asked)
         rewritten = self.search.rewritten(queries, asked, new, original)
-        features = run_features(original, rewritten)
+        features = rewrite_features(asked, new, original, rewritten, self._idf)
         if self.other is not None:
             second = RewriteSearch(self.search.collection, self.other, "replace", self.search.depth)
             features = features.beside(retriever_features(original, second.original(queries, asked)))
-        features = features.beside(text_features([*map(words, asked)], [*map(words, new)], self._idf))
         return Looked(asked, new, original, rewritten, features)
 
     @cached_property
@@ -238,26 +238,6 @@ def measure_rewriting(
     run = choose(looked.original, looked.rewritten, used)
     named = Run(qrels.queries, run.docs, run.scores)
     return RewriteEffect(metric, qrels.queries, before, after, used, named, seed)
-
-
-@dataclass(frozen=True, eq=False)
-class AbstainingRewriter:
-    """A rewriter that leaves the utterance where no gain is expected: a stage like any other."""
-
-    rewriter: Rewriting
-    watch: RewriteWatch
-    abstention: Abstention
-
-    def rewrite(self, turns: Sequence[Turn]) -> list[str]:
-        """The query for each turn; the utterance itself where the rewrite is not used."""
-        return self.search(turns)[0]
-
-    def search(self, turns: Sequence[Turn]) -> tuple[list[str], Run]:
-        """The same with the rankings that were made to decide, so that nothing is searched again."""
-        looked = self.watch.look([turn.utterance for turn in turns], self.rewriter.rewrite(turns))
-        used = self.abstention.decide(self.watch, looked)
-        both = zip(looked.utterances, looked.rewrites, used.tolist(), strict=True)
-        return [new if use else old for old, new, use in both], choose(looked.original, looked.rewritten, used)
 
 
 def _judged(

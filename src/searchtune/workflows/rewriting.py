@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from searchtune.data.near import normalise
+from searchtune.data.candidates import says_new, searched_text
 from searchtune.data.rewrites import task_turns
 from searchtune.metrics.significance import SAME
 from searchtune.retrieval.cache import EmbeddingCache
@@ -25,13 +25,6 @@ from searchtune.workflows.rewrite_run import Rewriter, Rewrites, kept_rewrites, 
 from searchtune.workflows.systems import Ranker, Request, Runs, rank_all
 
 
-def searched_text(utterance: str, query: str, mode: Mode) -> str:
-    """What is searched with in place of the utterance."""
-    if normalise(utterance) == normalise(query):
-        return utterance
-    return f"{utterance} {query}" if mode == "append" else query
-
-
 def combined(original: Run, rewritten: Run, mode: Mode, depth: int) -> Run:
     """The run of a mode, from the utterances' and that of what was searched with in their place."""
     return fuse([original, rewritten], depth=depth) if mode == "fuse" else rewritten
@@ -40,7 +33,7 @@ def combined(original: Run, rewritten: Run, mode: Mode, depth: int) -> Run:
 def changed_share(utterances: Sequence[str], queries: Sequence[str]) -> float:
     """Of the queries whose words are not the utterance's."""
     pairs = zip(utterances, queries, strict=True)
-    return float(np.mean([normalise(said) != normalise(query) for said, query in pairs])) if utterances else 0.0
+    return float(np.mean([says_new(said, query) for said, query in pairs])) if utterances else 0.0
 
 
 def harm(before: FloatArray64, after: FloatArray64) -> dict[str, float]:

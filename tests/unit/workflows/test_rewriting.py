@@ -14,7 +14,7 @@ from searchtune.specs.suite import SuiteSpec, made_of
 from searchtune.workflows import evaluate
 from searchtune.workflows.evaluate import run_suite
 from searchtune.workflows.progress import SILENT
-from searchtune.workflows.rewriting import changed_share, harm, rewritten_collection, searched_text
+from searchtune.workflows.rewriting import changed_share, harm, rewritten_collection
 from unit.workflows.rewriting import Parrot, write_conversations
 
 
@@ -163,10 +163,7 @@ def test_a_system_is_made_of_all_before_it():
     assert made_of(found, "alone") == ["alone"]
 
 
-def test_what_is_searched_with():
-    assert searched_text("What is it?", "what is IT", "append") == "What is it?"
-    assert searched_text("it", "the tide", "append") == "it the tide"
-    assert searched_text("it", "the tide", "replace") == searched_text("it", "the tide", "fuse") == "the tide"
+def test_the_share_that_is_changed():
     assert changed_share(["it", "the tide"], ["the tide", "The TIDE!"]) == 0.5 and changed_share([], []) == 0
 
 

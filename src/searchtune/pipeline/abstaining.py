@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -38,8 +37,13 @@ class GainRule:
     """Uses a rewrite where a predictor expects a gain, and never one that says what the utterance says."""
 
     predictor: GainPredictor
-    documents: Sequence[str]
-    """The corpus, whose words' idf the predictor looks at."""
+    idf: Mapping[str, float]
+    """Of the corpus's words (see `word_idf`)."""
+
+    @classmethod
+    def over(cls, predictor: GainPredictor, documents: Sequence[str]) -> GainRule:
+        """The rule over a corpus, whose words are counted where it is going to look at them."""
+        return cls(predictor, word_idf(documents) if predictor.use == "predicted" else {})
 
     @property
     def use(self) -> Use:
@@ -55,11 +59,7 @@ class GainRule:
         changed = changed_rows(utterances, rewrites)
         if self.use != "predicted":
             return changed & (self.use == "always")
-        return changed & self.predictor.decide(rewrite_features(utterances, rewrites, original, rewritten, self._idf))
-
-    @cached_property
-    def _idf(self) -> Mapping[str, float]:
-        return word_idf(self.documents)
+        return changed & self.predictor.decide(rewrite_features(utterances, rewrites, original, rewritten, self.idf))
 
 
 def changed_rows(utterances: Sequence[str], rewrites: Sequence[str]) -> BoolArray:

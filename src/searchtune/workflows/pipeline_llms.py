@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from searchtune.models.adapter_bank import AdapterBank, BankBackend
     from searchtune.models.generation import Allowed
     from searchtune.pipeline.judging import LlmJudge
-    from searchtune.pipeline.stages import Answering, Rewriting
+    from searchtune.pipeline.stages import Answering
+    from searchtune.workflows.open_rewriter import OpenRewriter
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _options(spec: PipelineSpec, role: Role) -> dict[str, Any]:
     return {"precision": spec.precision, "quantise": spec.quantise}
 
 
-def make_rewriter(models: LanguageModels, max_new_tokens: int | None) -> Rewriting:
+def make_rewriter(models: LanguageModels, max_new_tokens: int | None) -> OpenRewriter:
     """The rewriting stage under its own prompt, its model the bank's."""
     from searchtune.workflows.open_rewriter import open_rewriter
 

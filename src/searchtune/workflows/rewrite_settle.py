@@ -17,6 +17,7 @@ from searchtune.specs.reward import Mode
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.workflows.rewrite_abstain import Abstention
 
+Kind = Literal["bm25", "dense", "mixed"]
 _PRECISIONS = ("bfloat16", "float32")
 
 
@@ -38,7 +39,7 @@ class CardedRewriter(Protocol):
 class Searched(NamedTuple):
     """What stands behind a rewriter."""
 
-    kind: Literal["bm25", "dense", "mixed"]
+    kind: Kind
     identity: Mapping[str, Any] | None
     """As of an `OpenRetrieval`; None for a search that no rule can be fitted for, such as a reranked one."""
 

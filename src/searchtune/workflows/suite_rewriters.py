@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from searchtune.specs.suite import (
     Bm25System,
@@ -16,7 +16,7 @@ from searchtune.specs.suite import (
 from searchtune.workflows.encode import BiEncoder
 from searchtune.workflows.open_rewriter import OpenRewriter, open_remote_rewriter, open_rewriter
 from searchtune.workflows.rewrite_search import dense_identity, fused_identity, words_identity
-from searchtune.workflows.rewrite_settle import Searched
+from searchtune.workflows.rewrite_settle import Kind, Searched
 
 
 def open_suite_rewriter(system: RewriteSystem) -> OpenRewriter:
@@ -39,7 +39,7 @@ def searched_by(systems: Mapping[str, System], name: str, encoder: Callable[[str
     parts = [systems[part] for part in made_of(systems, name)]
     dense = any(isinstance(part, DenseSystem) for part in parts)
     mixed = any(isinstance(part, FusionSystem) for part in parts)
-    kind: Literal["bm25", "dense", "mixed"] = "mixed" if mixed else "dense" if dense else "bm25"
+    kind: Kind = "mixed" if mixed else "dense" if dense else "bm25"
     return Searched(kind, _identity(systems, name, encoder))
 
 

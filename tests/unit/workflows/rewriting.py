@@ -14,6 +14,7 @@ from searchtune.specs.base import parse_spec
 from searchtune.specs.card import RewriteUse
 from searchtune.specs.rewrite import RewriteRecipe
 from searchtune.storage.fingerprint import sha256_json
+from searchtune.workflows.progress import Progress
 from searchtune.workflows.rewrite_abstain import Abstention
 from searchtune.workflows.rewrite_search import words_identity
 
@@ -108,6 +109,20 @@ class Carded:
             if modes is None
             else RewriteUse(history_turns=1, history_words=9, reply_words=9, max_new_tokens=9, modes=modes)
         )
+
+
+class Notes(Progress):
+    """Keeps what a user is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def stage(self, name): ...
+
+    def step(self, done, total, note): ...
+
+    def note(self, text):
+        self.said.append(text)
 
 
 class Parrot:

@@ -15,26 +15,13 @@ from searchtune.types import Run
 from searchtune.workflows import evaluate, suite_rewriters
 from searchtune.workflows.encode import open_encoder
 from searchtune.workflows.evaluate import run_suite
-from searchtune.workflows.progress import Progress
 from searchtune.workflows.rewrite_search import dense_identity, fused_identity, words_identity
 from searchtune.workflows.rewrite_settle import Searched, Wishes, settle_use
-from unit.workflows.rewriting import Carded, Parrot, held_rule, write_conversations
+from unit.workflows.rewriting import Carded, Notes, Parrot, held_rule, write_conversations
 
 WORDS = {"words": {"kind": "bm25"}}
 TOLD = {"kind": "rewrite", "model": "parrot", "of": "words"}
 ALL = {**TOLD, "abstain": False}
-
-
-class Notes(Progress):
-    def __init__(self):
-        self.said = []
-
-    def stage(self, name): ...
-
-    def step(self, done, total, note): ...
-
-    def note(self, text):
-        self.said.append(text)
 
 
 class Runs:

@@ -249,13 +249,11 @@ class _Bench:
     def _rewriter(self, name: str, system: RewriteSystem) -> RewriteRanker:
         """The system `of` once more, over the same documents and rewritten queries."""
         rewriter = open_suite_rewriter(system)
-        searched = searched_by(self.suite.systems, system.of, lambda part: self.opened[part][0])
+        searched = searched_by(self.suite, system.of, lambda part: self.opened[part][0])
         settled = settle_use(rewriter, searched, Wishes(system.mode, system.abstain), where=f"systems.{name}")
         if settled.note:
             self.progress.note(settled.note)
-        rule = settled.rule(self.collection.documents)
-        never = rule is not None and rule.use == "never"
-        judged = [] if never else [self.collection.qrels[split].queries for split in self.splits]
+        judged = [] if settled.never else [self.collection.qrels[split].queries for split in self.splits]
         rewritten = rewritten_collection(
             self.collection,
             np.unique(np.concatenate([np.zeros(0, np.int64), *judged])),
@@ -267,7 +265,8 @@ class _Bench:
         )
         if system.of in self.tuned:
             self.tuned.append(name)
-        inner = {} if never else self._again(made_of(self.suite.systems, system.of), rewritten.collection)
+        inner = {} if settled.never else self._again(made_of(self.suite.systems, system.of), rewritten.collection)
+        rule = settled.rule(self.collection.documents)
         return RewriteRanker(system.of, inner, rewritten, settled.mode, rule)
 
     def _again(self, parts: Sequence[str], collection: Collection) -> Mapping[str, Ranker]:

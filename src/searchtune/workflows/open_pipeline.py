@@ -207,7 +207,7 @@ def _rewrite(
         return _Rewriting(None, {})
     rewriter = make_rewriter(models, stage.max_new_tokens)
     kinds: dict[str, Kind] = {"bm25": "bm25", "dense": "dense", "rrf": "mixed"}
-    searched = {on: Searched(kinds[it["what"]], it) for on, it in retrievers.items()}
+    searched = {on: Searched(kinds[it["what"]], it, spec.retrieve.depth) for on, it in retrievers.items()}
     usual = spec.retrieve.on
     own = settle_use(rewriter, searched[usual], Wishes(stage.mode, stage.abstain), where="rewrite")
     wishes = Wishes(own.mode, None if stage.abstain else stage.abstain)
@@ -216,6 +216,8 @@ def _rewrite(
     for note in (own.note, other.note if own.abstention is not None and retrievers[True] != retrievers[False] else ""):
         if note:
             progress.note(note)
+    if not all(use.never for use in (own, other)):
+        _ = rewriter.backend  # a model that cannot be loaded is told now, and one that is never asked is not loaded
     return _Rewriting(Switch(rewriter, None, stage.on), {usual: own, not usual: other})
 
 

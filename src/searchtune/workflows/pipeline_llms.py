@@ -40,7 +40,7 @@ class Role:
 
 @dataclass
 class LanguageModels:
-    """Every role's model, those of one base in one bank. Weights are loaded when the first stage is made."""
+    """Every role's model, those of one base in one bank. Weights are loaded for the first stage that asks."""
 
     roles: Mapping[str, Role]
     spec: PipelineSpec
@@ -129,13 +129,14 @@ def _options(spec: PipelineSpec, role: Role) -> dict[str, Any]:
 
 
 def make_rewriter(models: LanguageModels, max_new_tokens: int | None) -> OpenRewriter:
-    """The rewriting stage under its own prompt, its model the bank's."""
+    """The rewriting stage under its own prompt, its model the bank's, which is loaded when it is asked for."""
     from searchtune.workflows.open_rewriter import open_rewriter
 
     role = models.roles["rewrite"]
     opened = open_rewriter(role.name, **_options(models.spec, role))
-    backend = models.backend("rewrite")
-    return replace(opened, load=lambda: backend, max_new_tokens=max_new_tokens or opened.max_new_tokens)
+    return replace(
+        opened, load=lambda: models.backend("rewrite"), max_new_tokens=max_new_tokens or opened.max_new_tokens
+    )
 
 
 def make_answerer(models: LanguageModels, role: str, max_new_tokens: int | None) -> Answering:

@@ -11,6 +11,7 @@ from itertools import permutations
 from typing import Any, Literal, NamedTuple, Protocol
 
 from searchtune.errors import ConfigError
+from searchtune.metrics.gain_features import TOP
 from searchtune.pipeline.abstaining import GainRule
 from searchtune.specs.card import LlmCard
 from searchtune.specs.reward import Mode
@@ -42,6 +43,8 @@ class Searched(NamedTuple):
     kind: Kind
     identity: Mapping[str, Any] | None
     """As of an `OpenRetrieval`; None for a search that no rule can be fitted for, such as a reranked one."""
+    depth: int = 100
+    """Documents that it ranks."""
 
 
 class Wishes(NamedTuple):
@@ -60,6 +63,11 @@ class Settled(NamedTuple):
     """None uses every rewrite."""
     note: str
     """What a user should know; empty where there is nothing."""
+
+    @property
+    def never(self) -> bool:
+        """Whether no rewrite is ever used."""
+        return self.abstention is not None and self.abstention.predictor.use == "never"
 
     def rule(self, documents: Sequence[str]) -> GainRule | None:
         """The rule over a corpus."""
@@ -104,6 +112,8 @@ def _misfit(found: Abstention, rewriter: CardedRewriter, searched: Searched, mod
         return f"another retriever{kinds and f' ({kinds})'} than the one here ({searched.kind})"
     if mode not in (None, found.mode):
         return f"the mode {found.mode}, not {mode}"
+    if searched.depth < TOP:
+        return f"rankings of {TOP} documents or more, not {searched.depth}"
     return ""
 
 

@@ -10,6 +10,7 @@ from searchtune.specs.suite import (
     DenseSystem,
     FusionSystem,
     RewriteSystem,
+    SuiteSpec,
     System,
     made_of,
 )
@@ -34,13 +35,13 @@ def open_suite_rewriter(system: RewriteSystem) -> OpenRewriter:
     return open_remote_rewriter(endpoint, Budget(max_tokens=system.max_tokens))
 
 
-def searched_by(systems: Mapping[str, System], name: str, encoder: Callable[[str], BiEncoder]) -> Searched:
+def searched_by(suite: SuiteSpec, name: str, encoder: Callable[[str], BiEncoder]) -> Searched:
     """The search of a system that stands behind a rewriter; `encoder` gives that of a dense system by name."""
-    parts = [systems[part] for part in made_of(systems, name)]
+    parts = [suite.systems[part] for part in made_of(suite.systems, name)]
     dense = any(isinstance(part, DenseSystem) for part in parts)
     mixed = any(isinstance(part, FusionSystem) for part in parts)
     kind: Kind = "mixed" if mixed else "dense" if dense else "bm25"
-    return Searched(kind, _identity(systems, name, encoder))
+    return Searched(kind, _identity(suite.systems, name, encoder), suite.depth)
 
 
 def _identity(systems: Mapping[str, System], name: str, encoder: Callable[[str], BiEncoder]) -> dict[str, Any] | None:

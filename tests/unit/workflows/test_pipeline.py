@@ -77,12 +77,17 @@ def test_a_rewriter_abstains_as_its_card_says(config, adapters, tmp_path):
     never, notes = held_rule("never", mode="append"), Notes()
     found = opened(never, progress=notes)
     assert found.chain.mode == "append" and found.chain.abstention.on.use == found.chain.abstention.off.use == "never"
+    assert not found.models.banks, "a model that is never asked is not loaded"
     plain = found.chain.ask(turns, stages={"rewrite": False})
     asked = found.chain.ask(turns)
     assert [(one.query, one.hits) for one in asked] == [(one.query, one.hits) for one in plain]
     assert spent(found).keys() == {"retrieve"} and notes.said == ["rewrite: as dev says: never"]
     every = opened(never, "rewrite.abstain=false", "rewrite.mode=append")
-    assert every.chain.abstention is None and any(one.rewrite.used for one in every.chain.ask(turns))
+    assert (
+        len(every.models.banks) == 1
+        and every.chain.abstention is None
+        and any(one.rewrite.used for one in every.chain.ask(turns))
+    )
     assert every.identity != found.identity
     sure = opened(held_rule(above=-1.0), "rewrite.abstain=true")
     whole = opened(held_rule(above=-1.0), "rewrite.abstain=false")

@@ -165,13 +165,14 @@ def test_a_tuned_fusion_behind_a_rewriter_is_fitted_on_rewritten_dev(task, parro
         (Carded(), "bm25", Wishes(abstain=True), "parrot has no rule"),
         (Carded(held_rule()), None, Wishes(abstain=True), "for another retriever than the one here"),
         (Carded(held_rule()), "bm25", Wishes("fuse", True), "for the mode replace, not fuse"),
+        (Carded(held_rule()), "bm25", Wishes(abstain=True), "rankings of 10 documents or more, not 9"),
         (Carded(held_rule(other="x")), "bm25", Wishes(abstain=True), "beside a second retriever"),
     ],
 )
 def test_a_rule_that_is_not_there_cannot_be_insisted_on(card, searched, wishes, words):
     parrot = Parrot()
     parrot.card = card
-    before = Searched("bm25", None if searched is None else words_identity())
+    before = Searched("bm25", None if searched is None else words_identity(), 9 if "9" in words else 10)
     with pytest.raises(ConfigError, match=words):
         settle_use(parrot, before, wishes, where="s")
     left = settle_use(parrot, before, Wishes(wishes.mode), where="s")

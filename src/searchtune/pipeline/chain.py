@@ -244,13 +244,16 @@ class Chain:
         """The run, and for which turns it is that of the rewrite. Shape: (turns,)."""
         retriever = self.retriever.at(on["retrieve"])
         assert retriever is not None
-        texts = [searched_text(old, new, self.mode) for old, new in zip(said, written, strict=True)]
-        run, changed = retriever.retrieve(texts, self.depth), changed_rows(said, written)
+        changed = changed_rows(said, written)
         compared = self.mode == "fuse" or (rule is not None and rule.use == "predicted")
-        if not compared or not changed.any():
+        rows = np.flatnonzero(changed).tolist() if compared else []
+        texts = [searched_text(old, new, self.mode) for old, new in zip(said, written, strict=True)]
+        found = retriever.retrieve([*texts, *(said[row] for row in rows)], self.depth)
+        own = found.queries < len(texts)
+        run = found.select(own)
+        if not rows:
             return run, changed
-        rows = np.flatnonzero(changed).tolist()
-        original = retriever.retrieve([said[row] for row in rows], self.depth)
+        original = Run(np.arange(len(rows)), found.docs[~own], found.scores[~own])
         rewritten = Run(original.queries, run.docs[rows], run.scores[rows])
         if self.mode == "fuse":
             rewritten = fuse([original, rewritten], depth=self.depth)

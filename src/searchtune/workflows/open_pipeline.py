@@ -216,8 +216,8 @@ def _rewrite(
     for note in (own.note, other.note if own.abstention is not None and retrievers[True] != retrievers[False] else ""):
         if note:
             progress.note(note)
-    if not all(use.never for use in (own, other)):
-        _ = rewriter.backend  # a model that cannot be loaded is told now, and one that is never asked is not loaded
+    if not own.never:
+        _ = rewriter.backend  # loaded now, so that the first query need not wait; one that is never asked is not
     return _Rewriting(Switch(rewriter, None, stage.on), {usual: own, not usual: other})
 
 

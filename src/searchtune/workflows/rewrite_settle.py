@@ -108,8 +108,10 @@ def _misfit(found: Abstention, rewriter: CardedRewriter, searched: Searched, mod
         return "a search beside a second retriever, which is not here"
     if searched.identity is None or found.made_for["retriever"] not in set(_hashes(searched.identity)):
         use = None if rewriter.card is None else rewriter.card.rewriting
-        kinds = " and ".join(use.modes) if use is not None and use.modes else ""
-        return f"another retriever{kinds and f' ({kinds})'} than the one here ({searched.kind})"
+        kinds = "" if use is None else " and ".join(use.modes)
+        if kinds in ("", searched.kind):
+            return f"another {kinds and f'{kinds} '}retriever than the one here"
+        return f"a search by {kinds}, not by {searched.kind}"
     if mode not in (None, found.mode):
         return f"the mode {found.mode}, not {mode}"
     if searched.depth < TOP:

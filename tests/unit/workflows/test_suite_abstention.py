@@ -143,7 +143,7 @@ def test_a_rule_for_another_search_is_left_out_and_told(task, parrot, tmp_path, 
     found = run(task, {**WORDS, "told": TOLD}, tmp_path, monkeypatch, progress=notes)
     assert "abstention" not in found.report.costs["told"] and found.report.costs["told"]["rewritten_share"] > 0
     (said,) = [line for line in notes.said if "every rewrite is used" in line]
-    assert "systems.told" in said and "another retriever (dense) than the one here (bm25)" in said
+    assert "systems.told" in said and "learned for a search by dense, not by bm25" in said
 
 
 def test_a_tuned_fusion_behind_a_rewriter_is_fitted_on_rewritten_dev(task, parrot, tiny_model, tmp_path, monkeypatch):
@@ -164,6 +164,7 @@ def test_a_tuned_fusion_behind_a_rewriter_is_fitted_on_rewritten_dev(task, parro
         (None, "bm25", Wishes(abstain=True), "s: abstain is true, and parrot has no rule"),
         (Carded(), "bm25", Wishes(abstain=True), "parrot has no rule"),
         (Carded(held_rule()), None, Wishes(abstain=True), "for another retriever than the one here"),
+        (Carded(held_rule(), {"bm25": "fuse"}), None, Wishes("fuse", True), "another bm25 retriever than the one here"),
         (Carded(held_rule()), "bm25", Wishes("fuse", True), "for the mode replace, not fuse"),
         (Carded(held_rule()), "bm25", Wishes(abstain=True), "rankings of 10 documents or more, not 9"),
         (Carded(held_rule(other="x")), "bm25", Wishes(abstain=True), "beside a second retriever"),

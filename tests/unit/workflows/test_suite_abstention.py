@@ -17,6 +17,7 @@ from searchtune.workflows.encode import open_encoder
 from searchtune.workflows.evaluate import run_suite
 from searchtune.workflows.rewrite_search import dense_identity, fused_identity, words_identity
 from searchtune.workflows.rewrite_settle import Searched, Wishes, settle_use
+from searchtune.workflows.systems import VectorRanker
 from unit.workflows.rewriting import Carded, Notes, Parrot, held_rule, write_conversations
 
 WORDS = {"words": {"kind": "bm25"}}
@@ -150,12 +151,20 @@ def test_a_tuned_fusion_behind_a_rewriter_is_fitted_on_rewritten_dev(task, parro
     systems = {**WORDS, "vectors": {"kind": "dense", "model": str(tiny_model), "max_tokens": 64}}
     systems["told"] = {**TOLD, "of": "vectors"}
     systems["both"] = {"kind": "fusion", "of": ["words", "told"], "weights": "dev"}
+    rank, unknown = VectorRanker.rank, []
+
+    def watched(ranker, request, earlier):
+        unknown.extend(np.setdiff1d(request.queries, ranker.known).tolist())
+        return rank(ranker, request, earlier)
+
+    monkeypatch.setattr(VectorRanker, "rank", watched)
     found = run(task, systems, tmp_path, monkeypatch)
     collection = read_beir(task)
     asked = {turn.utterance for turn in parrot.asked if turn.history}
     dev = [collection.query_texts[query] for query in collection.qrels["dev"].queries]
     assert asked >= {text for text in dev if text.startswith("and")} and "both" in found.runs
     assert len(parrot.asked) == len(dev) + 9
+    assert not unknown, "queries whose vectors the ranker does not have"
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 from searchtune.data.candidates import searched_text
 from searchtune.errors import ConfigError, DataError, did_you_mean
-from searchtune.pipeline.abstaining import Deciding, changed_rows
 from searchtune.pipeline.search import Hit, Timing
 from searchtune.pipeline.stages import Answering, Graded, Judging, Reranking, Retrieval, Rewriting
 from searchtune.retrieval.choice import choose, with_rows
 from searchtune.retrieval.fusion import fuse
+from searchtune.retrieval.gain_rule import Deciding, changed_rows
 from searchtune.specs.reward import Mode as RewriteMode
 from searchtune.types import NO_DOC, Answer, Run, Turn
 

@@ -9,7 +9,6 @@ from typing import Any
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.models.identity import identify_generator
 from searchtune.models.precision import device_type, dtype_name
-from searchtune.pipeline.abstaining import Deciding
 from searchtune.pipeline.chain import Chain, Switch
 from searchtune.pipeline.stages import (
     Answering,
@@ -25,6 +24,7 @@ from searchtune.pipeline.stages import (
 from searchtune.retrieval.bm25 import BM25Index
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.dense import DenseIndex
+from searchtune.retrieval.gain_rule import Deciding
 from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
 from searchtune.specs.card import FittedBlend
 from searchtune.specs.pipeline import PipelineSpec, RetrieveStage
@@ -36,7 +36,7 @@ from searchtune.workflows.encode import encode_texts, open_encoder
 from searchtune.workflows.open_reranker import OpenReranker, open_reranker
 from searchtune.workflows.pipeline_llms import LanguageModels, find_roles, make_answerer, make_judge, make_rewriter
 from searchtune.workflows.progress import SILENT, Progress
-from searchtune.workflows.rewrite_search import dense_identity, fused_identity, words_identity
+from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
 from searchtune.workflows.rewrite_settle import Kind, Searched, Settled, Wishes, settle_use
 
 _RERANKED = 50

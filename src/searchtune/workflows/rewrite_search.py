@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,9 @@ from searchtune.retrieval.dense import DenseIndex, without_self
 from searchtune.retrieval.fusion import fuse
 from searchtune.specs.reward import Mode
 from searchtune.types import Collection, FloatArray, FloatArray64, IntArray, Qrels, Run
-from searchtune.workflows.encode import BiEncoder, encode_texts, open_encoder
+from searchtune.workflows.encode import encode_texts, open_encoder
+from searchtune.workflows.retriever_identity import BM25, dense_identity, fused_identity, words_identity
 from searchtune.workflows.systems import kept_indexes
-
-BM25 = "bm25"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,22 +48,6 @@ def open_retrieval(names: Sequence[str], collection: Collection, cache: Embeddin
     if len(opened) == 1:
         return opened[0]
     return OpenRetrieval(Fused([one.retrieval for one in opened]), fused_identity([one.identity for one in opened]))
-
-
-def words_identity() -> dict[str, Any]:
-    """The identity of BM25."""
-    return {"what": BM25, "bm25s": version("bm25s")}
-
-
-def dense_identity(encoder: BiEncoder) -> dict[str, Any]:
-    """The identity of a search by a bi-encoder's vectors."""
-    queries, documents = dict(encoder.queries.key.fields), dict(encoder.documents.key.fields)
-    return {"what": "dense", "queries": queries, "documents": documents}
-
-
-def fused_identity(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The identity of several retrievers fused by reciprocal rank."""
-    return {"what": "rrf", "of": [dict(part) for part in parts]}
 
 
 @dataclass(frozen=True, eq=False)

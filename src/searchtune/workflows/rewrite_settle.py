@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from searchtune.errors import ConfigError
 from searchtune.metrics.gain_features import TOP
-from searchtune.pipeline.abstaining import GainRule
+from searchtune.retrieval.gain_rule import GainRule
 from searchtune.specs.card import LlmCard
 from searchtune.specs.reward import Mode
 from searchtune.storage.fingerprint import sha256_json
-from searchtune.workflows.rewrite_abstain import Abstention
+from searchtune.workflows.rewrite_rule import Abstention
 
 Kind = Literal["bm25", "dense", "mixed"]
 _PRECISIONS = ("bfloat16", "float32")

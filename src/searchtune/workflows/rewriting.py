@@ -17,10 +17,10 @@ import numpy as np
 from searchtune.data.candidates import says_new, searched_text
 from searchtune.data.rewrites import task_turns
 from searchtune.metrics.significance import SAME
-from searchtune.pipeline.abstaining import Deciding
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.choice import choose
 from searchtune.retrieval.fusion import fuse
+from searchtune.retrieval.gain_rule import Deciding
 from searchtune.specs.rewrite import Mode
 from searchtune.types import Collection, FloatArray64, IntArray, Run
 from searchtune.workflows.progress import Progress

@@ -16,7 +16,7 @@ from searchtune.specs.suite import (
 )
 from searchtune.workflows.encode import BiEncoder
 from searchtune.workflows.open_rewriter import OpenRewriter, open_remote_rewriter, open_rewriter
-from searchtune.workflows.rewrite_search import dense_identity, fused_identity, words_identity
+from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
 from searchtune.workflows.rewrite_settle import Kind, Searched
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from searchtune.errors import ConfigError, DataError
-from searchtune.pipeline.abstaining import GainRule
 from searchtune.pipeline.chain import Switch, as_run
 from searchtune.pipeline.stages import Quoting
 from searchtune.retrieval.fusion import fuse
+from searchtune.retrieval.gain_rule import GainRule
 from searchtune.types import Turn
 from unit.pipeline.stages import CountingWords, Decides, Says, fake_chain
 from unit.workflows.rewriting import predictor

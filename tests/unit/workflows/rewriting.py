@@ -15,8 +15,8 @@ from searchtune.specs.card import RewriteUse
 from searchtune.specs.rewrite import RewriteRecipe
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.workflows.progress import Progress
-from searchtune.workflows.rewrite_abstain import Abstention
-from searchtune.workflows.rewrite_search import words_identity
+from searchtune.workflows.retriever_identity import words_identity
+from searchtune.workflows.rewrite_rule import Abstention
 
 WORDS = ("tide", "soil", "oven", "choir", "judge", "comet", "loan", "fever", "reef", "moss", "salt", "drum")
 SMALL = {

@@ -18,7 +18,7 @@ from searchtune.workflows.open_pipeline import load_pipeline, open_pipeline
 from searchtune.workflows.pipeline_run import read_turns, run_pipeline, spent, switched
 from searchtune.workflows.pipeline_serve import MOST_BYTES, make_server
 from searchtune.workflows.progress import SILENT
-from searchtune.workflows.rewrite_search import dense_identity, fused_identity, words_identity
+from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
 from unit.workflows.pipelines import write_adapter, write_base, write_pipeline
 from unit.workflows.rewriting import Notes, held_rule
 from unit.workflows.test_attribute import pipeline

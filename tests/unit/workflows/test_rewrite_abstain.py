@@ -11,11 +11,11 @@ from searchtune.errors import ArtifactError, ConfigError, DataError
 from searchtune.metrics.significance import SAME
 from searchtune.specs.reward import AbstentionSpec
 from searchtune.workflows.rewrite_abstain import (
-    Abstention,
     RewriteWatch,
     fit_abstention,
     measure_rewriting,
 )
+from searchtune.workflows.rewrite_rule import Abstention
 from searchtune.workflows.rewrite_search import RewriteSearch, open_retrieval
 from unit.workflows.rewarding import collection
 

@@ -15,7 +15,7 @@ from searchtune.types import Run
 from searchtune.workflows import evaluate, suite_rewriters
 from searchtune.workflows.encode import open_encoder
 from searchtune.workflows.evaluate import run_suite
-from searchtune.workflows.rewrite_search import dense_identity, fused_identity, words_identity
+from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
 from searchtune.workflows.rewrite_settle import Searched, Wishes, settle_use
 from searchtune.workflows.systems import VectorRanker
 from unit.workflows.rewriting import Carded, Notes, Parrot, held_rule, write_conversations

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from searchtune.data.near import normalise
 from searchtune.errors import DataError
 from searchtune.specs.reward import Mode
 from searchtune.types import FloatArray64, Turn
@@ -46,12 +47,17 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def says_new(utterance: str, rewrite: str) -> bool:
+    """Whether a rewrite has other words than the utterance (see `normalise`); an empty one has not."""
+    return bool(rewrite.strip()) and normalise(rewrite) != normalise(utterance)
+
+
 def searched_text(utterance: str, rewrite: str, mode: Mode) -> str:
-    """The text that is searched for a rewrite; a rewrite that is empty or the utterance itself changes nothing.
+    """The text that is searched for a rewrite: the utterance as it is where the rewrite says nothing new.
 
     Under `fuse` this is the text of the second ranking.
     """
-    if not rewrite.strip() or rewrite.strip() == utterance.strip():
+    if not says_new(utterance, rewrite):
         return utterance
     return f"{utterance} {rewrite}" if mode == "append" else rewrite
 

@@ -15,18 +15,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from searchtune.data.candidates import searched_text
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.pipeline.search import Hit, Timing
 from searchtune.pipeline.stages import Answering, Graded, Judging, Reranking, Retrieval, Rewriting
+from searchtune.retrieval.choice import choose, with_rows
 from searchtune.retrieval.fusion import fuse
+from searchtune.retrieval.gain_rule import Deciding, changed_rows
 from searchtune.specs.reward import Mode as RewriteMode
 from searchtune.types import NO_DOC, Answer, Run, Turn
 
 AnyStage = TypeVar("AnyStage")
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,22 @@ class StageCost(Timing):
     """Read and written by language models."""
 
 
+class Rewrite(NamedTuple):
+    """What became of a rewrite."""
+
+    text: str
+    """What the rewriter wrote; the utterance where no rewrite is ever used, so that it was not asked."""
+    used: bool
+    """Whether it was searched for what is handed on, and says something else than the utterance."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a chain makes of one turn."""
 
     turn: Turn
     query: str
-    """What was searched for: the rewrite, or the utterance."""
+    """What the ranking is for: the rewrite, or the utterance."""
     hits: tuple[Hit, ...]
     """The best first."""
     stages: Mapping[str, bool]
@@ -66,6 +80,8 @@ class Outcome:
     """Ids of the documents that the answer cites, in the order of its citations."""
     grades: tuple[Graded, ...] | None = None
     """Of the first hits; None where nobody judged."""
+    rewrite: Rewrite | None = None
+    """None where nobody rewrote."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as the command line and the server write them."""
@@ -75,6 +91,8 @@ class Outcome:
             "hits": [{"id": hit.id, "score": round(hit.score, 6)} for hit in self.hits],
             "stages": dict(self.stages),
         }
+        if self.rewrite is not None:
+            found["rewrite"] = self.rewrite._asdict()
         if self.answer is not None:
             found["answer"] = {
                 "text": self.answer.text,
@@ -102,6 +120,8 @@ class Chain:
     answerer: Switch[Answering] | None = None
     judge: Switch[Judging] | None = None
     mode: RewriteMode = "replace"
+    abstention: Switch[Deciding] | None = None
+    """Which rewrites are used, `on` where the retriever is on and `off` where it is off; None uses all."""
     depth: int = 100
     """Documents that the retriever hands on."""
     passages: int = 3
@@ -176,9 +196,17 @@ class Chain:
 
     def _run(self, turns: Sequence[Turn], on: Mapping[str, bool], top: int) -> list[Outcome]:
         said = [turn.utterance for turn in turns]
-        queries = self._rewritten(turns, on)
+        rule = None if self.abstention is None else self.abstention.at(on["retrieve"])
+        written = self._rewritten(turns, on, rule)
         with self._timed("retrieve", len(turns)):
-            run = self._retrieved(said, queries, self.retriever.at(on["retrieve"]))
+            run, used = self._retrieved(said, said if written is None else written, on, rule)
+        rewrites = None if written is None else [*map(Rewrite, written, used.tolist())]
+        queries = said
+        if rewrites is not None:
+            queries = [
+                searched_text(old, new.text, self.mode) if new.used else old
+                for old, new in zip(said, rewrites, strict=True)
+            ]
         reranker = None if self.reranker is None else self.reranker.at(on["rerank"])
         if reranker is not None:
             with self._timed("rerank", len(turns)):
@@ -195,36 +223,46 @@ class Chain:
                 answer=answers[row],
                 cited=self._cited(run, row, answers[row]),
                 grades=grades[row],
+                rewrite=None if rewrites is None else rewrites[row],
             )
             for row, turn in enumerate(turns)
         ]
 
-    def _rewritten(self, turns: Sequence[Turn], on: Mapping[str, bool]) -> list[str]:
-        """The texts that the rest of the chain takes for the queries."""
+    def _rewritten(self, turns: Sequence[Turn], on: Mapping[str, bool], rule: Deciding | None) -> Sequence[str] | None:
+        """What is written for each turn, by nobody where it would never be used; None where nobody rewrites."""
         rewriter = None if self.rewriter is None else self.rewriter.at(on["rewrite"])
         if rewriter is None:
+            return None
+        if rule is not None and rule.use == "never":
             return [turn.utterance for turn in turns]
         with self._timed("rewrite", len(turns)):
-            written = rewriter.rewrite(turns)
-        if self.mode != "append":
-            return written
-        return [
-            query if query == turn.utterance else f"{turn.utterance} {query}"
-            for turn, query in zip(turns, written, strict=True)
-        ]
+            return rewriter.rewrite(turns)
 
-    def _retrieved(self, said: Sequence[str], queries: Sequence[str], retriever: Retrieval | None) -> Run:
+    def _retrieved(
+        self, said: Sequence[str], written: Sequence[str], on: Mapping[str, bool], rule: Deciding | None
+    ) -> tuple[Run, BoolArray]:
+        """The run, and for which turns it is that of the rewrite. Shape: (turns,)."""
+        retriever = self.retriever.at(on["retrieve"])
         assert retriever is not None
-        run = retriever.retrieve(queries, self.depth)
-        changed = [row for row, query in enumerate(queries) if query != said[row]]
-        if self.mode != "fuse" or not changed:
-            return run
-        own = Run(np.arange(len(changed)), run.docs[changed], run.scores[changed])
-        fused = fuse([retriever.retrieve([said[row] for row in changed], self.depth), own], depth=self.depth)
-        docs, scores = _widened(run.docs, fused.docs, NO_DOC), _widened(run.scores, fused.scores, -np.inf)
-        docs[changed], scores[changed] = NO_DOC, -np.inf
-        docs[changed, : fused.depth], scores[changed, : fused.depth] = fused.docs, fused.scores
-        return Run(run.queries, docs, scores)
+        changed = changed_rows(said, written)
+        compared = self.mode == "fuse" or (rule is not None and rule.use == "predicted")
+        rows = np.flatnonzero(changed).tolist() if compared else []
+        texts = [searched_text(old, new, self.mode) for old, new in zip(said, written, strict=True)]
+        found = retriever.retrieve([*texts, *(said[row] for row in rows)], self.depth)
+        own = found.queries < len(texts)
+        run = found.select(own)
+        if not rows:
+            return run, changed
+        original = Run(np.arange(len(rows)), found.docs[~own], found.scores[~own])
+        rewritten = Run(original.queries, run.docs[rows], run.scores[rows])
+        if self.mode == "fuse":
+            rewritten = fuse([original, rewritten], depth=self.depth)
+        if rule is None:
+            return with_rows(run, changed, rewritten), changed
+        use = rule.decide([said[row] for row in rows], [written[row] for row in rows], original, rewritten)
+        used = changed.copy()
+        used[changed] = use
+        return with_rows(run, changed, choose(original, rewritten, use)), used
 
     def _answered(self, questions: Sequence[str], run: Run, on: Mapping[str, bool]) -> Sequence[Answer | None]:
         answerer = None if self.answerer is None else self.answerer.at(on["answer"])
@@ -267,12 +305,6 @@ class Chain:
         cost.seconds += time.perf_counter() - start
         cost.queries += queries
         cost.tokens += meter() - tokens
-
-
-def _widened(own: Any, other: Any, fill: float) -> Any:
-    """A copy of `own` with at least as many columns as `other`. Shape: (rows, ...), (other rows, ...)."""
-    extra = max(0, other.shape[1] - own.shape[1])
-    return np.pad(own, ((0, 0), (0, extra)), constant_values=fill)
 
 
 def as_run(outcomes: Sequence[Outcome], queries: Sequence[int]) -> Run:

@@ -33,8 +33,12 @@ class RewriteStage(Spec):
     base: str | None = None
     """The language model; null takes the adapter's own."""
     on: bool = True
-    mode: RewriteMode = "replace"
-    """Search for the rewrite, for utterance and rewrite as one text, or for both and fuse the two rankings (RRF)."""
+    mode: RewriteMode | None = None
+    """Search for the rewrite, for utterance and rewrite as one text, or for both and fuse the two rankings (RRF). Null
+    takes what the adapter's card says is best for the retriever, and `replace` where it says nothing."""
+    abstain: bool | None = None
+    """Use a rewrite only where the adapter's card expects a gain, and what was said elsewhere. Null does so where the
+    card has a rule that was fitted for this retriever and mode, true insists on it, false uses every rewrite."""
     max_new_tokens: Positive | None = None
     """Null takes the rewriter's own."""
 

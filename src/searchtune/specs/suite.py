@@ -94,9 +94,28 @@ class RewriteSystem(Spec):
     mode: Literal["replace", "append", "fuse"] | None = None
     """Search with the rewrite alone, with utterance and rewrite as one query, or with each and fuse the rankings; null
     takes what the adapter's card says is best for this retriever, and `replace` where it says nothing."""
+    abstain: bool | None = None
+    """Use a rewrite only where the adapter's card expects a gain, and rank for the query as it is elsewhere. Null does
+    so where the card has a rule that was fitted for this retriever and mode, true insists on it, false uses every
+    rewrite."""
     history: bool = True
     """Read the earlier turns of a conversation, where all query ids of the task are CONVERSATION_TURN."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    endpoint: str | None = None
+    """An OpenAI-compatible address, such as http://localhost:8000/v1, that has the model called `model`."""
+    key_variable: str | None = None
+    """The environment variable that holds the key of that address."""
+    max_tokens: Positive | None = None
+    """Stop asking that address when so many tokens are used."""
+
+    @model_validator(mode="after")
+    def _far_or_near(self) -> Self:
+        far = [name for name in ("key_variable", "max_tokens") if getattr(self, name) is not None]
+        if far and self.endpoint is None:
+            raise ValueError(f"{far[0]} belongs to an endpoint: name one, or leave it out")
+        if self.endpoint is not None and self.precision != "auto":
+            raise ValueError("precision belongs to a model on this machine: leave it out beside an endpoint")
+        return self
 
 
 class RunSystem(Spec):

@@ -42,12 +42,13 @@ from searchtune.storage.output import OutputPolicy, prepare_output
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
 from searchtune.workflows.encode import BiEncoder, encode_collection, encode_texts, open_encoder, together
 from searchtune.workflows.open_reranker import exit_of, open_reranker
-from searchtune.workflows.open_rewriter import open_rewriter
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
 from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs, with_reranking_time
+from searchtune.workflows.rewrite_settle import Wishes, settle_use
 from searchtune.workflows.rewriting import RewriteRanker, harm, rewritten_collection, with_rewriting_time
 from searchtune.workflows.suite_files import folder_name, write_for_others
+from searchtune.workflows.suite_rewriters import open_suite_rewriter, searched_by
 from searchtune.workflows.systems import (
     FileRanker,
     FusedRanker,
@@ -56,6 +57,7 @@ from searchtune.workflows.systems import (
     VectorRanker,
     WordRanker,
     costs_of,
+    kept_indexes,
     open_index,
     open_kept_index,
     rank_all,
@@ -160,8 +162,11 @@ class _Bench:
         progress: Progress,
         *,
         opened: dict[str, tuple[BiEncoder, VectorIndex]] | None = None,
+        splits: Sequence[str] | None = None,
     ) -> None:
-        """`opened` holds dense systems over the same documents, of which only queries must be encoded."""
+        """`opened` holds dense systems over the same documents, of which only queries must be encoded; `splits` are
+        those whose queries are ranked, by default the suite's, and dev where weights are fitted on it.
+        """
         self.suite, self.collection, self.cache, self.progress = suite, collection, cache, progress
         self.representatives: IntArray | None = None
         if suite.duplicates == "as one":
@@ -169,6 +174,8 @@ class _Bench:
             self.representatives = found.representatives
             for line in found.describe():
                 progress.note(line)
+        fitted = [DEV] if _fits_on_dev(suite) and DEV in collection.qrels else []
+        self.splits = list(dict.fromkeys([suite.split, *fitted])) if splits is None else list(splits)
         self.encoded = 0
         self.tuned: list[str] = []
         self.trained_on: set[int] = set()
@@ -218,8 +225,7 @@ class _Bench:
         system = self.suite.systems[name]
         match system:
             case Bm25System():
-                keep = None if self.cache is None else self.cache.folder.with_name("bm25")
-                return WordRanker(self.collection, keep)
+                return WordRanker(self.collection, kept_indexes(self.cache))
             case DenseSystem():
                 return self._dense(name, system)
             case FusionSystem():
@@ -242,30 +248,35 @@ class _Bench:
 
     def _rewriter(self, name: str, system: RewriteSystem) -> RewriteRanker:
         """The system `of` once more, over the same documents and rewritten queries."""
-        rewriter = open_rewriter(system.model, precision=system.precision)
-        parts = {part: self.suite.systems[part] for part in made_of(self.suite.systems, system.of)}
-        dense = any(isinstance(part, DenseSystem) for part in parts.values())
-        mixed = any(isinstance(part, FusionSystem) for part in parts.values())
-        mode = system.mode or ("replace" if mixed else rewriter.mode("dense" if dense else "bm25"))
-        inner = self.suite.model_copy(
-            update={"systems": parts, "reference": None, "compare": None, "duplicates": "apart"}
-        )
-        splits = [self.suite.split, *([DEV] if _fits_on_dev(inner) and DEV in self.collection.qrels else [])]
-        queries = np.unique(np.concatenate([self.collection.qrels[split].queries for split in splits]))
+        rewriter = open_suite_rewriter(system)
+        searched = searched_by(self.suite, system.of, lambda part: self.opened[part][0])
+        settled = settle_use(rewriter, searched, Wishes(system.mode, system.abstain), where=f"systems.{name}")
+        if settled.note:
+            self.progress.note(settled.note)
+        judged = [] if settled.never else [self.collection.qrels[split].queries for split in self.splits]
         rewritten = rewritten_collection(
             self.collection,
-            queries,
+            np.unique(np.concatenate([np.zeros(0, np.int64), *judged])),
             rewriter,
-            mode=mode,
+            mode=settled.mode,
             history=system.history,
             cache=self.cache,
             progress=self.progress,
         )
-        bench = _Bench(inner, rewritten.collection, self.cache, self.progress, opened=self.opened)
-        self.encoded += bench.encoded
         if system.of in self.tuned:
             self.tuned.append(name)
-        return RewriteRanker(system.of, bench.rankers, rewritten, mode)
+        inner = {} if settled.never else self._again(made_of(self.suite.systems, system.of), rewritten.collection)
+        rule = settled.rule(self.collection.documents)
+        return RewriteRanker(system.of, inner, rewritten, settled.mode, rule)
+
+    def _again(self, parts: Sequence[str], collection: Collection) -> Mapping[str, Ranker]:
+        """Some systems once more, for other queries."""
+        systems = {part: self.suite.systems[part] for part in parts}
+        changes = {"systems": systems, "reference": None, "compare": None, "duplicates": "apart"}
+        suite = self.suite.model_copy(update=changes)
+        bench = _Bench(suite, collection, self.cache, self.progress, opened=self.opened, splits=self.splits)
+        self.encoded += bench.encoded
+        return bench.rankers
 
     def _harm(self, before: Run, after: Run, qrels: Qrels) -> dict[str, float]:
         """What rewriting does to the headline metric, from query to query."""
@@ -274,7 +285,7 @@ class _Bench:
         return {name: round(value, 4) for name, value in harm(*values).items()}
 
     def _dense(self, name: str, system: DenseSystem) -> VectorRanker:
-        splits = [split for split in dict.fromkeys((self.suite.split, DEV)) if self._needs(split)]
+        splits = self.splits
         if name in self.opened:
             encoder, index = self.opened[name]
             known = np.unique(np.concatenate([self.collection.qrels[split].queries for split in splits]))
@@ -312,12 +323,6 @@ class _Bench:
         index = open_kept_index(spec, vectors, folder, made_of.hexdigest())
         self.progress.note(f"index {folder}: {'mapped' if kept else 'written'}")
         return index
-
-    def _needs(self, split: str) -> bool:
-        """Whether queries of a split are ranked: dev only where weights are fitted on it."""
-        if split == self.suite.split:
-            return True
-        return _fits_on_dev(self.suite) and split in self.collection.qrels
 
     def _note_training(self, name: str, model: str) -> None:
         """Remember which documents of this collection an adapter was trained on."""

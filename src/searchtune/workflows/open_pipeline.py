@@ -24,15 +24,20 @@ from searchtune.pipeline.stages import (
 from searchtune.retrieval.bm25 import BM25Index
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.dense import DenseIndex
+from searchtune.retrieval.gain_rule import Deciding
 from searchtune.specs.base import apply_overrides, parse_spec, read_yaml
 from searchtune.specs.card import FittedBlend
 from searchtune.specs.pipeline import PipelineSpec, RetrieveStage
+from searchtune.specs.reward import Mode as RewriteMode
 from searchtune.storage.assets import find_asset
+from searchtune.storage.fingerprint import sha256_json
 from searchtune.types import Collection
 from searchtune.workflows.encode import encode_texts, open_encoder
 from searchtune.workflows.open_reranker import OpenReranker, open_reranker
 from searchtune.workflows.pipeline_llms import LanguageModels, find_roles, make_answerer, make_judge, make_rewriter
 from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
+from searchtune.workflows.rewrite_settle import Kind, Searched, Settled, Wishes, settle_use
 
 _RERANKED = 50
 """Documents that a reranker reorders where neither pipeline nor card says."""
@@ -74,7 +79,8 @@ def open_pipeline(
     models = LanguageModels(find_roles(spec), spec)
     identity: dict[str, Any] = {"collection": collection.fingerprint}
     progress.stage(f"{collection.name}: retrieve")
-    retriever, identity["retrieve"] = _retrieve(spec, collection, cache)
+    retriever, found = _retrieve(spec, collection, cache)
+    identity["retrieve"] = {**{"on" if on else "off": it for on, it in found.items()}, "depth": spec.retrieve.depth}
     reranker = None
     if spec.rerank is not None:
         progress.stage(f"{collection.name}: rerank")
@@ -82,16 +88,19 @@ def open_pipeline(
     if models.roles:
         progress.stage("language models")
         identity |= _identify(spec, models)
+    rewriting = _rewrite(spec, models, found, progress)
+    identity["rewriting"] = rewriting.identity
     answer, judge = spec.answer, spec.judge
     chain = Chain(
         doc_ids=collection.doc_ids,
         documents=collection.documents,
         retriever=retriever,
-        rewriter=_rewrite(spec, models),
+        rewriter=rewriting.stage,
         reranker=reranker,
         answerer=_answer(spec, models),
         judge=None if judge is None else Switch[Judging](make_judge(models), default=judge.on),
-        mode="replace" if spec.rewrite is None else spec.rewrite.mode,
+        mode=rewriting.mode,
+        abstention=rewriting.abstention(collection.documents),
         depth=spec.retrieve.depth,
         passages=1 if answer is None else answer.passages,
         judged=1 if judge is None else judge.passages,
@@ -106,16 +115,15 @@ def open_pipeline(
 
 def _retrieve(
     spec: PipelineSpec, collection: Collection, cache: EmbeddingCache | None
-) -> tuple[Switch[Retrieval], dict[str, Any]]:
-    """The retriever with its adapter and with its base."""
+) -> tuple[Switch[Retrieval], dict[bool, dict[str, Any]]]:
+    """The retriever with its adapter and with its base, and the identity of each (see `OpenRetrieval`)."""
     stage = spec.retrieve
     words = Words(BM25Index(collection.documents)) if stage.words else None
     tuned = stage.adapter or stage.base
     on, identity = _retriever(tuned, words, spec, collection, cache)
     base = _base_of(stage)
     off, identity_off = (on, identity) if base == tuned else _retriever(base, words, spec, collection, cache)
-    identities = {"on": identity, "off": identity_off, "depth": stage.depth}
-    return Switch(on, off, stage.on), identities
+    return Switch(on, off, stage.on), {True: identity, False: identity_off}
 
 
 def _base_of(stage: RetrieveStage) -> str | None:
@@ -132,13 +140,13 @@ def _retriever(
     model: str | None, words: Words | None, spec: PipelineSpec, collection: Collection, cache: EmbeddingCache | None
 ) -> tuple[Retrieval, dict[str, Any]]:
     parts: list[Retrieval] = [] if words is None else [words]
-    identity: dict[str, Any] = {"words": words is not None}
+    identities = [] if words is None else [words_identity()]
     if model is not None:
         encoder = open_encoder(model, precision=spec.precision)
         vectors, _ = encode_texts(encoder.documents, collection.documents, cache)
         parts.append(Dense(encoder.queries.encode, DenseIndex(vectors)))
-        identity |= {"queries": encoder.queries.key.fields, "documents": encoder.documents.key.fields}
-    return (parts[0] if len(parts) == 1 else Fused(parts)), identity
+        identities.append(dense_identity(encoder))
+    return (parts[0], identities[0]) if len(parts) == 1 else (Fused(parts), fused_identity(identities))
 
 
 def _rerank(spec: PipelineSpec, collection: Collection) -> tuple[Switch[Any], dict[str, Any]]:
@@ -167,10 +175,50 @@ def _pair_reranker(
     return PairReranker(opened.load(), collection.documents, settled, blend), identity
 
 
-def _rewrite(spec: PipelineSpec, models: LanguageModels) -> Switch[Rewriting] | None:
-    if spec.rewrite is None:
-        return None
-    return Switch(make_rewriter(models, spec.rewrite.max_new_tokens), None, spec.rewrite.on)
+@dataclass(frozen=True)
+class _Rewriting:
+    """The stage that rewrites, and how it is used: by whether the retriever is on."""
+
+    stage: Switch[Rewriting] | None
+    uses: Mapping[bool, Settled]
+
+    @property
+    def mode(self) -> RewriteMode:
+        return self.uses[True].mode if self.uses else "replace"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        rules = [use.abstention and use.abstention.to_json() for _, use in sorted(self.uses.items())]
+        return {"mode": self.mode, "rules": sha256_json(rules)}
+
+    def abstention(self, documents: Sequence[str]) -> Switch[Deciding] | None:
+        """The rules over a corpus; None where every rewrite is used."""
+        if not any(use.abstention for use in self.uses.values()):
+            return None
+        return Switch[Deciding](self.uses[True].rule(documents), self.uses[False].rule(documents))
+
+
+def _rewrite(
+    spec: PipelineSpec, models: LanguageModels, retrievers: Mapping[bool, Mapping[str, Any]], progress: Progress
+) -> _Rewriting:
+    """The rewriter, and what its card says of the retriever in either setting. Wishes are for the one by default."""
+    stage = spec.rewrite
+    if stage is None:
+        return _Rewriting(None, {})
+    rewriter = make_rewriter(models, stage.max_new_tokens)
+    kinds: dict[str, Kind] = {"bm25": "bm25", "dense": "dense", "rrf": "mixed"}
+    searched = {on: Searched(kinds[it["what"]], it, spec.retrieve.depth) for on, it in retrievers.items()}
+    usual = spec.retrieve.on
+    own = settle_use(rewriter, searched[usual], Wishes(stage.mode, stage.abstain), where="rewrite")
+    wishes = Wishes(own.mode, None if stage.abstain else stage.abstain)
+    where = f"rewrite, retrieve {'off' if usual else 'on'}"
+    other = settle_use(rewriter, searched[not usual], wishes, where=where)
+    for note in (own.note, other.note if own.abstention is not None and retrievers[True] != retrievers[False] else ""):
+        if note:
+            progress.note(note)
+    if not own.never:
+        _ = rewriter.backend  # loaded now, so that the first query need not wait; one that is never asked is not
+    return _Rewriting(Switch(rewriter, None, stage.on), {usual: own, not usual: other})
 
 
 def _answer(spec: PipelineSpec, models: LanguageModels) -> Switch[Answering] | None:

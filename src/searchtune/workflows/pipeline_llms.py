@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from searchtune.models.adapter_bank import AdapterBank, BankBackend
     from searchtune.models.generation import Allowed
     from searchtune.pipeline.judging import LlmJudge
-    from searchtune.pipeline.stages import Answering, Rewriting
+    from searchtune.pipeline.stages import Answering
+    from searchtune.workflows.open_rewriter import OpenRewriter
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Role:
 
 @dataclass
 class LanguageModels:
-    """Every role's model, those of one base in one bank. Weights are loaded when the first stage is made."""
+    """Every role's model, those of one base in one bank. Weights are loaded for the first stage that asks."""
 
     roles: Mapping[str, Role]
     spec: PipelineSpec
@@ -127,14 +128,15 @@ def _options(spec: PipelineSpec, role: Role) -> dict[str, Any]:
     return {"precision": spec.precision, "quantise": spec.quantise}
 
 
-def make_rewriter(models: LanguageModels, max_new_tokens: int | None) -> Rewriting:
-    """The rewriting stage under its own prompt, its model the bank's."""
+def make_rewriter(models: LanguageModels, max_new_tokens: int | None) -> OpenRewriter:
+    """The rewriting stage under its own prompt, its model the bank's, which is loaded when it is asked for."""
     from searchtune.workflows.open_rewriter import open_rewriter
 
     role = models.roles["rewrite"]
     opened = open_rewriter(role.name, **_options(models.spec, role))
-    backend = models.backend("rewrite")
-    return replace(opened, load=lambda: backend, max_new_tokens=max_new_tokens or opened.max_new_tokens)
+    return replace(
+        opened, load=lambda: models.backend("rewrite"), max_new_tokens=max_new_tokens or opened.max_new_tokens
+    )
 
 
 def make_answerer(models: LanguageModels, role: str, max_new_tokens: int | None) -> Answering:

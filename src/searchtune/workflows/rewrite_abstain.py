@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from searchtune.data.candidates import word_idf, words
-from searchtune.errors import ArtifactError, ConfigError, DataError, did_you_mean
-from searchtune.metrics.gain_features import GainFeatures, retriever_features, run_features, text_features
-from searchtune.metrics.gain_prediction import Aim, GainPredictor, fit_gain
+from searchtune.data.candidates import word_idf
+from searchtune.errors import DataError, did_you_mean
+from searchtune.metrics.gain_features import GainFeatures, retriever_features
+from searchtune.metrics.gain_prediction import Aim, fit_gain
 from searchtune.metrics.significance import SAME, Estimate, bootstrap, paired_randomisation
-from searchtune.pipeline.stages import Rewriting
-from searchtune.specs.reward import AbstentionSpec, Mode
+from searchtune.retrieval.choice import choose
+from searchtune.retrieval.gain_rule import changed_rows, rewrite_features
+from searchtune.specs.reward import AbstentionSpec
 from searchtune.storage.fingerprint import sha256_json
-from searchtune.types import FloatArray64, IntArray, Qrels, Run, Turn
-from searchtune.workflows.rewrite_search import OpenRetrieval, RewriteSearch, choose
+from searchtune.types import FloatArray64, IntArray, Qrels, Run
+from searchtune.workflows.rewrite_rule import Abstention
+from searchtune.workflows.rewrite_search import OpenRetrieval, RewriteSearch
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -40,8 +42,8 @@ class Looked:
 
     @property
     def changed(self) -> BoolArray:
-        """Where the rewrite is not the utterance. Shape: (queries,)."""
-        return np.array([new != old for new, old in zip(self.rewrites, self.utterances, strict=True)], dtype=np.bool_)
+        """Where the rewrite says something else than the utterance. Shape: (queries,)."""
+        return changed_rows(self.utterances, self.rewrites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +60,10 @@ class RewriteWatch:
         new = [" ".join(text.split()) or old for text, old in zip(rewrites, asked, strict=True)]
         original = self.search.original(queries, asked)
         rewritten = self.search.rewritten(queries, asked, new, original)
-        features = run_features(original, rewritten)
+        features = rewrite_features(asked, new, original, rewritten, self._idf)
         if self.other is not None:
             second = RewriteSearch(self.search.collection, self.other, "replace", self.search.depth)
             features = features.beside(retriever_features(original, second.original(queries, asked)))
-        features = features.beside(text_features([*map(words, asked)], [*map(words, new)], self._idf))
         return Looked(asked, new, original, rewritten, features)
 
     @cached_property
@@ -77,56 +78,6 @@ class RewriteWatch:
             "other": None if self.other is None else sha256_json(dict(self.other.identity)),
             "mode": self.search.mode,
         }
-
-
-@dataclass(frozen=True, eq=False)
-class Abstention:
-    """A fitted decision, and the retriever and mode that it is for."""
-
-    predictor: GainPredictor
-    made_for: Mapping[str, Any]
-    """See `RewriteWatch.identity`."""
-
-    @property
-    def mode(self) -> Mode:
-        """How the rewrite is searched."""
-        mode: Mode = self.made_for["mode"]
-        return mode
-
-    def decide(self, watch: RewriteWatch, looked: Looked) -> BoolArray:
-        """For which queries the rewrite is used; never where it is the utterance. Shape: (queries,).
-
-        Raises:
-            ConfigError: it was fitted for another retriever or mode.
-        """
-        here = watch.identity
-        differs = [name for name, value in self.made_for.items() if here.get(name) != value]
-        if differs:
-            raise ConfigError(
-                f"abstention was fitted for another {' and another '.join(differs)} than the search here has: fit it "
-                "again on dev with this one"
-            )
-        return self.predictor.decide(looked.features) & looked.changed
-
-    def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads; for cards."""
-        return {"predictor": self.predictor.to_json(), "made_for": dict(self.made_for)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Abstention:
-        """Read what `to_json` gave.
-
-        Raises:
-            ArtifactError: something is missing or no number.
-        """
-        try:
-            made_for = {name: data["made_for"][name] for name in ("retriever", "other", "mode")}
-            predictor = GainPredictor.from_json(data["predictor"])
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"no abstention: {str(data)[:200]} lacks or mistakes {error}; fit it again") from error
-        if made_for["mode"] not in get_args(Mode):
-            raise ArtifactError(f"abstention for mode {made_for['mode']!r}: known are {', '.join(get_args(Mode))}")
-        return cls(predictor, made_for)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,26 +189,6 @@ def measure_rewriting(
     run = choose(looked.original, looked.rewritten, used)
     named = Run(qrels.queries, run.docs, run.scores)
     return RewriteEffect(metric, qrels.queries, before, after, used, named, seed)
-
-
-@dataclass(frozen=True, eq=False)
-class AbstainingRewriter:
-    """A rewriter that leaves the utterance where no gain is expected: a stage like any other."""
-
-    rewriter: Rewriting
-    watch: RewriteWatch
-    abstention: Abstention
-
-    def rewrite(self, turns: Sequence[Turn]) -> list[str]:
-        """The query for each turn; the utterance itself where the rewrite is not used."""
-        return self.search(turns)[0]
-
-    def search(self, turns: Sequence[Turn]) -> tuple[list[str], Run]:
-        """The same with the rankings that were made to decide, so that nothing is searched again."""
-        looked = self.watch.look([turn.utterance for turn in turns], self.rewriter.rewrite(turns))
-        used = self.abstention.decide(self.watch, looked)
-        both = zip(looked.utterances, looked.rewrites, used.tolist(), strict=True)
-        return [new if use else old for old, new, use in both], choose(looked.original, looked.rewritten, used)
 
 
 def _judged(

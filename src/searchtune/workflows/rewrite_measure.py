@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from searchtune.data.candidates import searched_text
 from searchtune.evaluation import Evidence, Report, build_report, write_report
 from searchtune.evaluation.page import write_page
 from searchtune.evaluation.report import HEADLINE
@@ -31,7 +32,7 @@ from searchtune.workflows.progress import Progress
 from searchtune.workflows.provenance import command, hardware, now, versions
 from searchtune.workflows.rewrite_data import SearchTurns
 from searchtune.workflows.rewrite_run import Rewrites
-from searchtune.workflows.rewriting import changed_share, combined, harm, searched_text
+from searchtune.workflows.rewriting import changed_share, combined, harm
 from searchtune.workflows.systems import kept_indexes
 
 DEPTH = 100

@@ -29,7 +29,6 @@ from searchtune.workflows.open_rewriter import OpenRewriter, open_rewriter
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.rewrite import prompt_of
 from searchtune.workflows.rewrite_abstain import (
-    Abstention,
     RewriteEffect,
     RewriteWatch,
     fit_abstention,
@@ -37,6 +36,7 @@ from searchtune.workflows.rewrite_abstain import (
 )
 from searchtune.workflows.rewrite_by_reward import RewardPlan, RewardTrained, train_by_reward
 from searchtune.workflows.rewrite_finish import TrainedRewriter, write_rewriter
+from searchtune.workflows.rewrite_rule import Abstention
 from searchtune.workflows.rewrite_run import rewrite_all
 from searchtune.workflows.rewrite_search import RewriteSearch, open_retrieval
 from searchtune.workflows.training_set import Leaks

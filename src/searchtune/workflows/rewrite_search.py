@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from searchtune.data.candidates import searched_text
 from searchtune.errors import ConfigError
@@ -16,15 +14,14 @@ from searchtune.metrics.ranking import score
 from searchtune.pipeline.stages import Dense, Fused, Retrieval, Words
 from searchtune.retrieval.bm25 import BM25Index, kept_bm25
 from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.retrieval.choice import with_rows
 from searchtune.retrieval.dense import DenseIndex, without_self
 from searchtune.retrieval.fusion import fuse
 from searchtune.specs.reward import Mode
-from searchtune.types import NO_DOC, Collection, FloatArray, FloatArray64, IntArray, Qrels, Run
+from searchtune.types import Collection, FloatArray, FloatArray64, IntArray, Qrels, Run
 from searchtune.workflows.encode import encode_texts, open_encoder
+from searchtune.workflows.retriever_identity import BM25, dense_identity, fused_identity, words_identity
 from searchtune.workflows.systems import kept_indexes
-
-BM25 = "bm25"
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +47,7 @@ def open_retrieval(names: Sequence[str], collection: Collection, cache: Embeddin
     opened = [_words(collection, cache) if name == BM25 else _dense(name, collection, cache) for name in names]
     if len(opened) == 1:
         return opened[0]
-    identity = {"what": "rrf", "of": [dict(one.identity) for one in opened]}
-    return OpenRetrieval(Fused([one.retrieval for one in opened]), identity)
+    return OpenRetrieval(Fused([one.retrieval for one in opened]), fused_identity([one.identity for one in opened]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +84,7 @@ class RewriteSearch:
         known = None if queries is None else queries[changed]
         found = self._found(known, [text for text, other in zip(texts, changed, strict=True) if other])
         first = Run(found.queries, original.docs[changed], original.scores[changed])
-        return _replaced(original, changed, fuse([first, found], depth=self.depth))
+        return with_rows(original, changed, fuse([first, found], depth=self.depth))
 
     def scores(self, run: Run, qrels: Qrels, rows: IntArray, metric: str) -> FloatArray64:
         """The metric of each row of a run; `rows[i]` is the row of `qrels` whose labels row `i` has. Shape: (n,)."""
@@ -112,39 +108,10 @@ class RewriteSearch:
         return without_self(found, ids, list(self.collection.doc_ids), self.depth)
 
 
-def choose(original: Run, rewritten: Run, use: BoolArray) -> Run:
-    """The rewrite's ranking where `use` is true, the utterance's elsewhere. Shape: runs of (queries, any depth).
-
-    Raises:
-        ConfigError: runs of different queries, or not one decision a query.
-    """
-    if not np.array_equal(original.queries, rewritten.queries) or use.shape != original.queries.shape:
-        raise ConfigError(
-            f"{len(original.queries)} utterances, {len(rewritten.queries)} rewrites and {use.size} decisions do not "
-            "belong to the same queries"
-        )
-    return _replaced(original, use, rewritten.select(use))
-
-
-def _replaced(run: Run, where: BoolArray, rows: Run) -> Run:
-    """The run with other rows where `where` is true. Shape: rows (places that are true, any depth)."""
-    depth = max(run.depth, rows.depth)
-    result, fresh = _deep(run, depth), _deep(rows, depth)
-    result.docs[where], result.scores[where] = fresh.docs, fresh.scores
-    return result
-
-
-def _deep(run: Run, depth: int) -> Run:
-    """A copy of the run with rows of `depth` places, the last of them empty."""
-    missing = ((0, 0), (0, depth - run.depth))
-    docs = np.pad(run.docs, missing, constant_values=NO_DOC)
-    return Run(run.queries, docs, np.pad(run.scores, missing, constant_values=-np.inf))
-
-
 def _words(collection: Collection, cache: EmbeddingCache | None) -> OpenRetrieval:
     keep = kept_indexes(cache)
     index = BM25Index(collection.documents) if keep is None else kept_bm25(collection.documents, keep)
-    return OpenRetrieval(Words(index), {"what": BM25, "bm25s": version("bm25s")})
+    return OpenRetrieval(Words(index), words_identity())
 
 
 def _dense(name: str, collection: Collection, cache: EmbeddingCache | None) -> OpenRetrieval:
@@ -154,9 +121,4 @@ def _dense(name: str, collection: Collection, cache: EmbeddingCache | None) -> O
     def encode(texts: Sequence[str]) -> FloatArray:
         return encode_texts(encoder.queries, texts, cache)[0]
 
-    identity = {
-        "what": "dense",
-        "queries": dict(encoder.queries.key.fields),
-        "documents": dict(encoder.documents.key.fields),
-    }
-    return OpenRetrieval(Dense(encode, DenseIndex(vectors)), identity)
+    return OpenRetrieval(Dense(encode, DenseIndex(vectors)), dense_identity(encoder))

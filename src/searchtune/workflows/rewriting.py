@@ -2,7 +2,8 @@
 
 A mode decides what becomes of a rewrite: `replace` searches with it alone, `append` with utterance and rewrite as one
 query, and `fuse` with each by itself, fused by reciprocal rank (Cormack et al. 2009). Where rewrite and utterance are
-the same words, all of them search with the utterance.
+the same words, all of them search with the utterance. A rule may leave other rewrites unused: then the ranking is that
+of the utterance.
 """
 
 from __future__ import annotations
@@ -13,23 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from searchtune.data.near import normalise
+from searchtune.data.candidates import says_new, searched_text
 from searchtune.data.rewrites import task_turns
 from searchtune.metrics.significance import SAME
 from searchtune.retrieval.cache import EmbeddingCache
+from searchtune.retrieval.choice import choose
 from searchtune.retrieval.fusion import fuse
+from searchtune.retrieval.gain_rule import Deciding
 from searchtune.specs.rewrite import Mode
 from searchtune.types import Collection, FloatArray64, IntArray, Run
 from searchtune.workflows.progress import Progress
 from searchtune.workflows.rewrite_run import Rewriter, Rewrites, kept_rewrites, rewrite_all
 from searchtune.workflows.systems import Ranker, Request, Runs, rank_all
-
-
-def searched_text(utterance: str, query: str, mode: Mode) -> str:
-    """What is searched with in place of the utterance."""
-    if normalise(utterance) == normalise(query):
-        return utterance
-    return f"{utterance} {query}" if mode == "append" else query
 
 
 def combined(original: Run, rewritten: Run, mode: Mode, depth: int) -> Run:
@@ -40,7 +36,7 @@ def combined(original: Run, rewritten: Run, mode: Mode, depth: int) -> Run:
 def changed_share(utterances: Sequence[str], queries: Sequence[str]) -> float:
     """Of the queries whose words are not the utterance's."""
     pairs = zip(utterances, queries, strict=True)
-    return float(np.mean([normalise(said) != normalise(query) for said, query in pairs])) if utterances else 0.0
+    return float(np.mean([says_new(said, query) for said, query in pairs])) if utterances else 0.0
 
 
 def harm(before: FloatArray64, after: FloatArray64) -> dict[str, float]:
@@ -66,8 +62,18 @@ class RewrittenCollection:
 
     collection: Collection
     rewrites: Rewrites
-    changed: float
-    """Share of these queries whose words are new."""
+    written: Mapping[int, tuple[str, str]]
+    """By position, what was asked and what was written for it."""
+
+    @property
+    def changed(self) -> float:
+        """Share of these queries whose words are new."""
+        return changed_share(*([pair[i] for pair in self.written.values()] for i in (0, 1)))
+
+    def texts(self, queries: IntArray) -> tuple[list[str], list[str]]:
+        """What was asked and what was written, for the queries at these positions."""
+        pairs = [self.written[place] for place in queries.tolist()]
+        return [said for said, _ in pairs], [query for _, query in pairs]
 
 
 def rewritten_collection(
@@ -90,8 +96,9 @@ def rewritten_collection(
     texts = list(collection.query_texts)
     for place, query in zip(places, found.queries, strict=True):
         texts[place] = searched_text(texts[place], query, mode)
-    said = [collection.query_texts[i] for i in places]
-    return RewrittenCollection(replace(collection, query_texts=texts), found, changed_share(said, found.queries))
+    said = [collection.query_texts[place] for place in places]
+    written = dict(zip(places, zip(said, found.queries, strict=True), strict=True))
+    return RewrittenCollection(replace(collection, query_texts=texts), found, written)
 
 
 @dataclass
@@ -104,10 +111,14 @@ class RewriteRanker:
     """The same system, with those that it is made of before it, over `rewritten`."""
     rewritten: RewrittenCollection
     mode: Mode
+    rule: Deciding | None = None
+    """Which rewrites are used; None uses all."""
     cost: dict[str, Any] = field(default_factory=dict)
+    """`rewritten_share` is that of the queries that were ranked last in the whole collection."""
 
     def __post_init__(self) -> None:
         rewrites = self.rewritten.rewrites
+        self.cost |= {} if self.rule is None else {"abstention": self.rule.use}
         self.cost |= {
             "mode": self.mode,
             "rewritten_share": round(self.rewritten.changed, 3),
@@ -115,18 +126,35 @@ class RewriteRanker:
             "rewrite_tokens_per_query": round(rewrites.tokens_per_turn, 1),
         }
 
+    @property
+    def searches_both(self) -> bool:
+        """Whether a query takes the search for its utterance, too, or alone."""
+        return self.mode == "fuse" if self.rule is None else self.mode == "fuse" or self.rule.use != "always"
+
     def rank(self, request: Request, earlier: Runs) -> Run:
+        original = earlier[self.of]
+        if self.rule is not None and self.rule.use == "never":
+            return original
         runs, _ = rank_all(self.inner, self.rewritten.collection, request)
-        return combined(earlier[self.of], runs[self.of], self.mode, request.depth)
+        rewritten = combined(original, runs[self.of], self.mode, request.depth)
+        if self.rule is None:
+            return rewritten
+        used = self.rule.decide(*self.rewritten.texts(request.queries), original, rewritten)
+        if request.exclude is None:
+            self.cost["rewritten_share"] = round(float(used.mean()), 3) if len(used) else 0.0
+        return choose(original, rewritten, used)
 
 
 def with_rewriting_time(
     costs: Mapping[str, Mapping[str, Any]], rankers: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Costs by system where a rewritten search's time per query holds the rewriter's, whenever it was at work."""
+    """Costs by system where a rewritten search's time per query holds the rewriter's, whenever it was at work, and that
+    of the search for the utterance where there is one.
+    """
     result = {name: dict(cost) for name, cost in costs.items()}
     for name, ranker in rankers.items():
         if isinstance(ranker, RewriteRanker):
             spent = float(result[name]["search_ms_per_query"]) + float(ranker.cost["rewrite_ms_per_query"])
+            spent += float(result[ranker.of]["search_ms_per_query"]) if ranker.searches_both else 0.0
             result[name]["search_ms_per_query"] = round(spent, 2)
     return result

@@ -47,7 +47,8 @@ def test_words_are_bm25s_words():
 
 @pytest.mark.parametrize(("rewrite", "mode", "text"), [
     ("copy", "append", "how copy"), ("copy", "replace", "copy"), ("copy", "fuse", "copy"),
-    ("how", "append", "how"), ("  ", "replace", "how"), ("", "append", "how"),
+    ("how", "append", "how"), ("  ", "replace", "how"), ("", "append", "how"), ("How?", "append", "how"),
+    (" HOW", "replace", "how"), ("how", "fuse", "how"), ("how then", "fuse", "how then"),
 ])  # fmt: skip
 def test_what_is_searched(rewrite, mode, text):
     assert searched_text("how", rewrite, mode) == text

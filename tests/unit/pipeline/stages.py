@@ -24,6 +24,28 @@ class Adds:
         return [f"{self.word} {turn.utterance}" if turn.history else turn.utterance for turn in turns]
 
 
+class Says:
+    """A rewriter that says what it was told to, and otherwise what was said."""
+
+    def __init__(self, says):
+        self.says = says
+
+    def rewrite(self, turns):
+        return [self.says.get(turn.utterance, turn.utterance) for turn in turns]
+
+
+class Decides:
+    """Uses the rewrites of some utterances."""
+
+    def __init__(self, *wanted, use="predicted"):
+        self.wanted, self.use, self.asked = wanted, use, []
+
+    def decide(self, utterances, rewrites, original, rewritten):
+        assert len(utterances) == len(rewrites) == len(original.docs) == len(rewritten.docs)
+        self.asked += zip(utterances, rewrites, strict=True)
+        return np.array([self.use == "always" or text in self.wanted for text in utterances], dtype=np.bool_)
+
+
 class CountingWords:
     """BM25, or its ranking turned around."""
 

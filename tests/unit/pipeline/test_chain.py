@@ -1,15 +1,19 @@
 """A chain of stages: each on or off, in batches or as a stream, with what each took."""
 
 import threading
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from searchtune.errors import ConfigError, DataError
 from searchtune.pipeline.chain import Switch, as_run
 from searchtune.pipeline.stages import Quoting
 from searchtune.retrieval.fusion import fuse
+from searchtune.retrieval.gain_rule import GainRule
 from searchtune.types import Turn
-from unit.pipeline.stages import CountingWords, fake_chain
+from unit.pipeline.stages import CountingWords, Decides, Says, fake_chain
+from unit.workflows.rewriting import predictor
 
 IDS = ["a", "b", "c", "d", "e"]
 DOCUMENTS = [
@@ -65,6 +69,80 @@ def test_modes_of_rewriting(mode):
         assert [hit.document for hit in found.hits] == [doc for doc in fused.docs[0].tolist() if doc >= 0]
     assert plain.query == "salt"
     assert plain.hits == fake_chain(IDS, DOCUMENTS, reranker=None).ask([Turn("salt")])[0].hits
+
+
+def said(text):
+    return Turn(text, (("user", "before"),))
+
+
+BATCH = [TALK, Turn("salt"), said("sky"), said("reef")]
+
+
+@pytest.mark.parametrize("mode", ["replace", "append", "fuse"])
+def test_rewrites_that_are_not_used_leave_everything_as_if_nobody_rewrote(mode):
+    plain = fake_chain(IDS, DOCUMENTS, mode=mode).ask(BATCH, stages={"rewrite": False})
+    for rule in (Decides(use="never"), Decides()):
+        chain = fake_chain(IDS, DOCUMENTS, mode=mode, abstention=Switch(rule))
+        found = chain.ask(BATCH)
+        for one, other in zip(found, plain, strict=True):
+            assert (one.query, one.hits, one.answer, one.grades) == (
+                other.query,
+                other.hits,
+                other.answer,
+                other.grades,
+            )
+        assert [one.rewrite.used for one in found] == [False] * 4 and plain[0].rewrite is None
+    assert found[0].rewrite.text == "sea salt" and rule.asked[0] == ("salt", "sea salt")
+    assert found[0].to_json()["rewrite"] == {"text": "sea salt", "used": False} and "rewrite" not in plain[0].to_json()
+    never = fake_chain(IDS, DOCUMENTS, abstention=Switch(Decides(use="never")))
+    assert never.ask([TALK])[0].rewrite == ("salt", False)
+    assert not never.rewriter.on.asked and "rewrite" not in never.costs
+    assert never.retriever.on.asked == {"salt": 1}
+
+
+@pytest.mark.parametrize("mode", ["replace", "append", "fuse"])
+def test_rewrites_that_are_all_used_give_what_no_rule_gives(mode):
+    whole = fake_chain(IDS, DOCUMENTS, mode=mode).ask(BATCH)
+    for rule in (Decides(use="always"), Decides("salt", "sky", "reef")):
+        chain = fake_chain(IDS, DOCUMENTS, mode=mode, abstention=Switch(rule))
+        assert chain.ask(BATCH) == whole
+    assert [one.rewrite.used for one in whole] == [True, False, True, True]
+    always = fake_chain(IDS, DOCUMENTS, abstention=Switch(Decides(use="always")))
+    always.ask([TALK])
+    assert always.retriever.on.asked == {"sea salt": 1}
+
+
+@pytest.mark.parametrize("mode", ["replace", "append", "fuse"])
+def test_some_rewrites_of_a_batch_are_used(mode):
+    chain = fake_chain(IDS, DOCUMENTS, mode=mode, abstention=Switch(Decides("sky")))
+    found = chain.ask(BATCH)
+    bare = fake_chain(IDS, DOCUMENTS, mode=mode)
+    whole, plain = bare.ask(BATCH), bare.ask(BATCH, stages={"rewrite": False})
+    assert [one.rewrite.used for one in found] == [False, False, True, False]
+    for place, one in enumerate(found):
+        other = (whole if one.rewrite.used else plain)[place]
+        assert (one.query, one.hits, one.answer) == (other.query, other.hits, other.answer)
+    assert [one for turn in BATCH for one in chain.ask([turn])] == found == list(chain.stream(BATCH, batch=3))
+    chain.abstention.on.asked.clear()
+    chain.ask([Turn("salt")])
+    assert not chain.abstention.on.asked, "where nothing is rewritten, nothing is decided"
+
+
+def test_a_rule_of_gains_decides_from_both_rankings():
+    longer = GainRule.over(predictor(feature="rewrite_words", above=np.log1p(1.5)), DOCUMENTS)
+    chain = fake_chain(IDS, DOCUMENTS, rewriter=Switch(Says({"salt": "sea salt", "sky": "reef"})))
+    chain = replace(chain, abstention=Switch(longer))
+    assert [one.rewrite.used for one in chain.ask(BATCH)] == [True, True, False, False]
+    better = GainRule.over(predictor(feature="score_rise"), DOCUMENTS)
+    chain = replace(chain, abstention=Switch(better), rewriter=Switch(Says({"salt": "zebra", "sky": "reef tide wave"})))
+    assert [one.rewrite.used for one in chain.ask(BATCH)] == [False, False, True, False]
+    assert GainRule.over(predictor("always"), DOCUMENTS).decide(["a b"], ["A b!"], None, None).tolist() == [False]
+
+
+def test_a_rule_belongs_to_a_setting_of_the_retriever():
+    chain = fake_chain(IDS, DOCUMENTS, abstention=Switch(Decides(use="never")))
+    assert not chain.ask([TALK])[0].rewrite.used
+    assert chain.ask([TALK], stages={"retrieve": False})[0].rewrite.used
 
 
 def test_a_question_without_history_is_answered_as_it_was_put(chain):

@@ -3,11 +3,12 @@
 import pytest
 
 from searchtune.errors import ConfigError
+from searchtune.pipeline.chain import Switch
 from searchtune.pipeline.remembered import WorkStore
 from searchtune.storage.journal import Journal
 from searchtune.types import Turn
 from searchtune.workflows.attribute_grid import remembering
-from unit.pipeline.stages import fake_chain
+from unit.pipeline.stages import Decides, fake_chain
 from unit.pipeline.test_chain import DOCUMENTS, IDS, TALK
 
 TURNS = [TALK, Turn("salt"), Turn("sky"), Turn("salt")]
@@ -25,6 +26,19 @@ def test_results_are_those_of_the_bare_chain(tmp_path, mode):
         remembered = remembering(fake_chain(IDS, DOCUMENTS, mode=mode), WorkStore(journal))
         for setting in settings():
             assert remembered.ask(TURNS, stages=setting) == bare.ask(TURNS, stages=setting)
+
+
+@pytest.mark.parametrize("mode", ["replace", "append", "fuse"])
+def test_deciding_on_rewrites_shares_the_searches(tmp_path, mode):
+    options = {"mode": mode, "abstention": Switch(Decides("sky"))}
+    turns = [*TURNS, Turn("sky", TALK.history)]
+    bare, chain = fake_chain(IDS, DOCUMENTS, **options), fake_chain(IDS, DOCUMENTS, **options)
+    with Journal(tmp_path, {}) as journal:
+        remembered = remembering(chain, WorkStore(journal))
+        for setting in settings():
+            assert remembered.ask(turns, stages=setting) == bare.ask(turns, stages=setting)
+    for retriever in (chain.retriever.on, chain.retriever.off):
+        assert set(retriever.asked.values()) == {1} and {"salt", "sky"} < set(retriever.asked)
 
 
 def test_every_distinct_piece_is_done_once(tmp_path):

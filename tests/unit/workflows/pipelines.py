@@ -35,7 +35,7 @@ def write_base(folder: Path) -> Path:
     return write_byte_causal(folder, max_position_embeddings=2048)
 
 
-def write_adapter(folder: Path, base: Path, kind: str, seed: int) -> Path:
+def write_adapter(folder: Path, base: Path, kind: str, seed: int, **more) -> Path:
     """A random adapter with the card of its role."""
     model = load_causal_lm(base, dtype=torch.float32, device=torch.device("cpu"))
     lora = add_lora(model, LoraMethod(rank=2, alpha=8), seed=seed, task_type="CAUSAL_LM")
@@ -45,7 +45,7 @@ def write_adapter(folder: Path, base: Path, kind: str, seed: int) -> Path:
         "base_weights_sha256": weights_sha256(base), "tokenizer_sha256": tokenizer_sha256(base),
         "chat_template_sha256": chat_template_sha256(base), "max_tokens": 900, "trainable_parameters": 1,
         "recipe_sha256": "r", "data_fingerprint": "d", "train_positives_sha256": "p", "metrics": {}, "versions": {},
-        "created": "2026-01-01T00:00:00Z", "prompt_version": "1", "probe": chat_probe(SAID), **OWN[kind],
+        "created": "2026-01-01T00:00:00Z", "prompt_version": "1", "probe": chat_probe(SAID), **OWN[kind], **more,
     })  # fmt: skip
     save_llm_adapter(folder, model, lora, card, train_positives=[])
     return folder

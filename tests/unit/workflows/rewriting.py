@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
+from searchtune.metrics.gain_prediction import GainPredictor
+from searchtune.metrics.significance import Estimate
 from searchtune.pipeline.rewriting import Rewritten
 from searchtune.specs.base import parse_spec
+from searchtune.specs.card import RewriteUse
 from searchtune.specs.rewrite import RewriteRecipe
+from searchtune.storage.fingerprint import sha256_json
+from searchtune.workflows.progress import Progress
+from searchtune.workflows.retriever_identity import words_identity
+from searchtune.workflows.rewrite_rule import Abstention
 
 WORDS = ("tide", "soil", "oven", "choir", "judge", "comet", "loan", "fever", "reef", "moss", "salt", "drum")
 SMALL = {
@@ -77,6 +86,45 @@ def write_conversations(folder: Path) -> tuple[Path, Path]:
     return raw, human
 
 
+def predictor(use="predicted", feature="rewrite_words", above=0.0):
+    """Expects a gain where a feature is above a value."""
+    one = np.ones(1)
+    known = Estimate(0.1, 0.0, 0.2, 12)
+    return GainPredictor((feature,), 0 * one, one, one, 0.0, use, above, known, 0.5, 0.0, f"as dev says: {use}")
+
+
+def held_rule(use="predicted", *, retriever=None, mode="replace", other=None, **options):
+    """A card's abstention, by default for BM25."""
+    made_for = {"retriever": sha256_json(retriever or words_identity()), "other": other, "mode": mode}
+    return Abstention(predictor(use, **options), made_for).to_json()
+
+
+class Carded:
+    """What is read of a rewriter's card."""
+
+    def __init__(self, abstention=None, modes=None):
+        self.abstention = abstention
+        self.rewriting = (
+            None
+            if modes is None
+            else RewriteUse(history_turns=1, history_words=9, reply_words=9, max_new_tokens=9, modes=modes)
+        )
+
+
+class Notes(Progress):
+    """Keeps what a user is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def stage(self, name): ...
+
+    def step(self, done, total, note): ...
+
+    def note(self, text):
+        self.said.append(text)
+
+
 class Parrot:
     """A rewriter without a model: puts the newest title or the first word said before the utterance; may fail."""
 
@@ -84,6 +132,7 @@ class Parrot:
         self.name, self.fail_after, self.silent = name, fail_after, silent
         self.asked = []
         self.modes = {}
+        self.card = None
 
     @property
     def identity(self):

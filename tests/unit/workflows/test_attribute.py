@@ -13,14 +13,14 @@ from searchtune.evaluation.attribution import Grid, attributed, attribution_verd
 from searchtune.evaluation.attribution_page import render_attribution_page, waterfall_rows
 from searchtune.evaluation.attribution_table import render_attribution
 from searchtune.metrics.shapley import members
-from searchtune.pipeline.chain import as_run
+from searchtune.pipeline.chain import Switch, as_run
 from searchtune.specs.base import parse_spec
 from searchtune.specs.pipeline import PipelineSpec
 from searchtune.types import Turn
 from searchtune.workflows.attribute import attribute_pipeline
 from searchtune.workflows.attribute_grid import AttributionPlan
 from searchtune.workflows.open_pipeline import OpenPipeline
-from unit.pipeline.stages import fake_chain
+from unit.pipeline.stages import Decides, fake_chain
 
 SPEC = {
     "task": "tiny",
@@ -88,6 +88,21 @@ def test_shares_add_up_and_the_answer_is_no_part_of_the_ranking(opened, tmp_path
     assert work["answer on"].distinct == len(opened.chain.answerer.on.asked)
     assert report.stages["answer"].tokens_per_query == pytest.approx(10)
     assert report.full_seconds > 0 and report.ratio > 1
+
+
+def test_a_stage_that_abstains_everywhere_earns_nothing(tiny_collection, tmp_path):
+    both = Switch(Decides(use="never"), Decides(use="never"))
+    opened = pipeline(tiny_collection, abstention=both)
+    report = attribute_pipeline(opened, tmp_path / "out", plan(opened))
+    for metric in report.metrics.values():
+        share = metric.stages["rewrite"].share
+        assert (share.mean, share.low, share.high) == (0, 0, 0)
+    work = {it.kind: it for it in report.work}
+    assert "rewrite on" not in work and work["retrieve on"].distinct == 12
+    some = pipeline(tiny_collection, abstention=Switch(Decides(), Decides()))
+    again = attribute_pipeline(some, tmp_path / "some", plan(some))
+    assert again.lead.stages["rewrite"].share.mean == 0
+    assert {it.kind: it for it in again.work}["retrieve on"].distinct == 24
 
 
 class Killed(Exception):

@@ -11,11 +11,16 @@ from searchtune.cli.main import app
 from searchtune.errors import ArtifactError, ConfigError, DataError, StorageError
 from searchtune.specs.base import parse_spec
 from searchtune.specs.pipeline import PipelineSpec
+from searchtune.storage.fingerprint import sha256_json
 from searchtune.types import Turn
+from searchtune.workflows.encode import open_encoder
 from searchtune.workflows.open_pipeline import load_pipeline, open_pipeline
 from searchtune.workflows.pipeline_run import read_turns, run_pipeline, spent, switched
 from searchtune.workflows.pipeline_serve import MOST_BYTES, make_server
+from searchtune.workflows.progress import SILENT
+from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
 from unit.workflows.pipelines import write_adapter, write_base, write_pipeline
+from unit.workflows.rewriting import Notes, held_rule
 from unit.workflows.test_attribute import pipeline
 
 
@@ -57,6 +62,54 @@ def test_one_base_serves_every_role(config, adapters):
     costs = spent(opened)
     assert costs["rewrite"]["tokens"] > 0 and costs["answer"]["tokens"] > 0 and costs["judge"]["tokens"] > 0
     assert costs["retrieve"]["tokens"] == 0
+
+
+def test_a_rewriter_abstains_as_its_card_says(config, adapters, tmp_path):
+    turns = [Turn("tide reef", (("user", "sail and anchor"),)), Turn("soil seed")]
+
+    def opened(held, *overrides, progress=SILENT):
+        folder = tmp_path / sha256_json(held)
+        if not folder.exists():
+            write_adapter(folder, adapters["base"], "rewrite", 0, abstention=held)
+        changes = [f"rewrite.adapter={folder}", "answer=null", "judge=null", *overrides]
+        return open_pipeline(load_pipeline(str(config), overrides=changes), progress=progress)
+
+    never, notes = held_rule("never", mode="append"), Notes()
+    found = opened(never, progress=notes)
+    assert found.chain.mode == "append" and found.chain.abstention.on.use == found.chain.abstention.off.use == "never"
+    assert not found.models.banks, "a model that is never asked is not loaded"
+    plain = found.chain.ask(turns, stages={"rewrite": False})
+    asked = found.chain.ask(turns)
+    assert [(one.query, one.hits) for one in asked] == [(one.query, one.hits) for one in plain]
+    assert spent(found).keys() == {"retrieve"} and notes.said == ["rewrite: as dev says: never"]
+    every = opened(never, "rewrite.abstain=false", "rewrite.mode=append")
+    assert (
+        len(every.models.banks) == 1
+        and every.chain.abstention is None
+        and any(one.rewrite.used for one in every.chain.ask(turns))
+    )
+    assert every.identity != found.identity
+    sure = opened(held_rule(above=-1.0), "rewrite.abstain=true")
+    whole = opened(held_rule(above=-1.0), "rewrite.abstain=false")
+    assert sure.chain.ask(turns) == whole.chain.ask(turns)
+    with pytest.raises(ConfigError, match="rewrite: abstain is true, and .* has no rule"):
+        opened(None, "rewrite.abstain=true")
+    with pytest.raises(ConfigError, match="rewrite: .* for another retriever"):
+        opened(held_rule(retriever={"what": "dense"}), "rewrite.abstain=true")
+    with pytest.raises(ConfigError, match="for the mode append, not fuse"):
+        opened(never, "rewrite.abstain=true", "rewrite.mode=fuse")
+    other = opened(held_rule(retriever={"what": "dense"}), progress=notes)
+    assert other.chain.abstention is None and "every rewrite is used" in notes.said[-1]
+
+
+def test_a_rule_for_one_setting_of_the_retriever(config, adapters, tiny_model, tmp_path):
+    encoder = open_encoder(str(tiny_model), precision="bf16")
+    held = held_rule("never", retriever=fused_identity([dense_identity(encoder), words_identity()]))
+    folder = write_adapter(tmp_path / "held", adapters["base"], "rewrite", 0, abstention=held)
+    changes = [f"rewrite.adapter={folder}", "answer=null", "judge=null", f"retrieve.base={tiny_model}"]
+    found = open_pipeline(load_pipeline(str(config), overrides=changes))
+    assert found.chain.abstention.on.use == "never", "words and vectors, in another order and precision"
+    assert found.identity["retrieve"]["on"]["what"] == "rrf"
 
 
 def test_an_adapter_in_the_wrong_place(config, adapters):

@@ -10,16 +10,14 @@ from searchtune.data.collection import build_collection
 from searchtune.errors import ArtifactError, ConfigError, DataError
 from searchtune.metrics.significance import SAME
 from searchtune.specs.reward import AbstentionSpec
-from searchtune.types import Turn
 from searchtune.workflows.rewrite_abstain import (
-    AbstainingRewriter,
-    Abstention,
     RewriteWatch,
     fit_abstention,
     measure_rewriting,
 )
+from searchtune.workflows.rewrite_rule import Abstention
 from searchtune.workflows.rewrite_search import RewriteSearch, open_retrieval
-from unit.workflows.rewarding import Scripted, collection, counting
+from unit.workflows.rewarding import collection
 
 GOOD, BAD = "helpful", "harmful"
 
@@ -112,24 +110,6 @@ def test_it_is_refused_for_another_search():
     for watch, what in [(watching(one, "fuse"), "mode"), (watching(one, other=True), "other")]:
         with pytest.raises(ConfigError, match=f"fitted for another {what}"):
             measure_rewriting(watch, rewrites_of(one, "test"), metric="ndcg@10", abstention=abstention)
-
-
-def test_a_stage_that_abstains_and_searches_once():
-    one = world()
-    abstention = fit_abstention(watching(one), rewrites_of(one, "dev"), metric="ndcg@10")
-    opened = counting(one)
-    watch = RewriteWatch(RewriteSearch(one, opened, "replace"))
-    stage = AbstainingRewriter(
-        Scripted({"lost test01": ["keytest01"], "keytest02": ["wrongtest02"], "lost test03": ["lost test03"]}),
-        watch,
-        abstention,
-    )
-    turns = [Turn("lost  test01"), Turn("keytest02"), Turn("lost test03")]
-    stage.rewriter.says["lost  test01"] = stage.rewriter.says["lost test01"]
-    queries, run = stage.search(turns)
-    assert queries == ["keytest01", "keytest02", "lost test03"] == stage.rewrite(turns)
-    assert [one.doc_ids[doc] for doc in run.docs[:2, 0]] == ["test01", "test02"]
-    assert stage.rewrite([]) == []
 
 
 @pytest.mark.parametrize("mode", ["replace", "append", "fuse"])

@@ -10,6 +10,7 @@ from searchtune.data.collection import build_collection
 from searchtune.errors import ConfigError, DataError, LeakError
 from searchtune.metrics.ranking import score
 from searchtune.retrieval.bm25 import BM25Index
+from searchtune.retrieval.choice import choose
 from searchtune.retrieval.fusion import fuse
 from searchtune.specs.reward import RetrievalReward
 from searchtune.storage.journal import JournalView
@@ -26,7 +27,7 @@ from searchtune.workflows.rewrite_reward import (
     single_turns,
     write_rewarded,
 )
-from searchtune.workflows.rewrite_search import RewriteSearch, choose, open_retrieval
+from searchtune.workflows.rewrite_search import RewriteSearch, open_retrieval
 from unit.workflows.rewarding import QUERIES, Scripted, collection, counting
 
 SAYS = {

@@ -11,10 +11,10 @@ from searchtune.evaluation import build_report
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.base import parse_spec
 from searchtune.specs.suite import SuiteSpec, made_of
-from searchtune.workflows import evaluate
+from searchtune.workflows import evaluate, suite_rewriters
 from searchtune.workflows.evaluate import run_suite
 from searchtune.workflows.progress import SILENT
-from searchtune.workflows.rewriting import changed_share, harm, rewritten_collection, searched_text
+from searchtune.workflows.rewriting import changed_share, harm, rewritten_collection
 from unit.workflows.rewriting import Parrot, write_conversations
 
 
@@ -27,7 +27,7 @@ def quick(monkeypatch):
 @pytest.fixture
 def parrot(monkeypatch):
     found = Parrot()
-    monkeypatch.setattr(evaluate, "open_rewriter", lambda *_, **__: found)
+    monkeypatch.setattr(suite_rewriters, "open_rewriter", lambda *_, **__: found)
     return found
 
 
@@ -140,6 +140,22 @@ def test_history_can_be_left_out(tasks, parrot, tmp_path):
     assert not any(turn.history for turn in parrot.asked)
 
 
+def test_a_rewriter_behind_an_address(tasks, parrot, tmp_path, monkeypatch):
+    asked = []
+
+    def far(endpoint, budget):
+        asked.append((endpoint.url, endpoint.model, endpoint.key_variable, budget.max_tokens))
+        return parrot
+
+    monkeypatch.setattr(suite_rewriters, "open_remote_rewriter", far)
+    told = {**TOLD, "endpoint": "http://localhost:8000/v1", "key_variable": "KEY", "max_tokens": 900}
+    (result,) = run_suite(suite(tasks[0], {**WORDS, "told": told}), tmp_path / "out")
+    assert asked == [("http://localhost:8000/v1", "parrot", "KEY", 900)] and means(result)["told"] == 1.0
+    wrong = suite(tasks[0], {**WORDS, "told": {**TOLD, "endpoint": "localhost"}})
+    with pytest.raises(ConfigError, match="is no address"):
+        run_suite(wrong, tmp_path / "wrong")
+
+
 @pytest.mark.parametrize(
     ("systems", "words"),
     [
@@ -147,6 +163,9 @@ def test_history_can_be_left_out(tasks, parrot, tmp_path):
         ({"file": {"kind": "run", "file": "x"}, "told": {**TOLD, "of": "file"}}, "'file' is of kind run"),
         ({**WORDS, "told": TOLD, "twice": {**TOLD, "of": "told"}}, "'told' is of kind rewrite"),
         ({**WORDS, "told": {**TOLD, "mode": "add"}}, "mode"),
+        ({**WORDS, "told": {**TOLD, "key_variable": "KEY"}}, "key_variable belongs to an endpoint"),
+        ({**WORDS, "told": {**TOLD, "max_tokens": 9}}, "max_tokens belongs to an endpoint"),
+        ({**WORDS, "told": {**TOLD, "endpoint": "http://a/v1", "precision": "bf16"}}, "precision belongs to a model"),
     ],
 )
 def test_what_a_suite_cannot_do_is_told(tasks, systems, words):
@@ -163,10 +182,7 @@ def test_a_system_is_made_of_all_before_it():
     assert made_of(found, "alone") == ["alone"]
 
 
-def test_what_is_searched_with():
-    assert searched_text("What is it?", "what is IT", "append") == "What is it?"
-    assert searched_text("it", "the tide", "append") == "it the tide"
-    assert searched_text("it", "the tide", "replace") == searched_text("it", "the tide", "fuse") == "the tide"
+def test_the_share_that_is_changed():
     assert changed_share(["it", "the tide"], ["the tide", "The TIDE!"]) == 0.5 and changed_share([], []) == 0
 
 

@@ -13,7 +13,7 @@ from searchtune.models.chat import chat_store
 from searchtune.models.generation import Sampling, generate
 from searchtune.models.generator import load_causal_lm
 from searchtune.models.identity import identify_generator
-from searchtune.prompts.chat import Message, Passage
+from searchtune.prompts.chat import ChatExample, Message, Passage
 
 CPU = torch.device("cpu")
 LABELS = ["rain", "loan", "moss"]
@@ -157,7 +157,24 @@ def test_replies_come_window_by_window(backend, monkeypatch):
         next(running)
 
 
+def test_a_likelihood_is_that_of_the_replys_words(backend, model):
+    asked = conversations(1, 3)
+    replies = ["sea harbour", "tide", "gull gull gull"]
+    found = backend.log_likelihoods([ChatExample(*pair) for pair in zip(asked, replies, strict=True)])
+    store = chat_store(model.tokenizer, asked, 100)
+    words = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in replies]
+    for place, ids in enumerate(words):
+        prompt = store.ids[store.offsets[place] : store.offsets[place + 1]]
+        whole = torch.from_numpy(np.concatenate([prompt, ids]))[None]
+        with torch.no_grad():
+            shares = model.backbone(whole).logits[0].log_softmax(-1)
+        expected = sum(float(shares[len(prompt) - 1 + i, token]) for i, token in enumerate(ids))
+        assert found.values[place] == pytest.approx(expected, abs=1e-4)
+    assert (found.prompt_tokens, found.completion_tokens) == (int(store.lengths.sum()), sum(map(len, words)))
+
+
 def test_nothing_to_ask(backend):
+    assert backend.log_likelihoods([]).values.shape == (0,)
     readings = backend.read_labels([], LABELS)
     assert readings.probabilities.shape == (0, 3) and readings.reasons == () and readings.prompt_tokens == 0
     assert list(backend.complete([], Sampling())) == []

@@ -143,6 +143,14 @@ def test_examples_are_the_prompt_the_completion_and_the_end_of_turn():
         assert ids[found.chosen.prompts[i] :].tolist() == expected
 
 
+def test_without_the_end_of_turn_only_words_are_left_and_the_prompt_has_its_room():
+    made = tokenizer()
+    long = " ".join(["tide"] * 50)
+    found = example_store(made, [example("rain rain", document=long)], 50, ended=False).chosen
+    assert int(found.prompts[0]) == 48
+    assert row(found.tokens, 0)[48:].tolist() == made("rain rain", add_special_tokens=False)["input_ids"]
+
+
 def test_chosen_and_rejected_follow_the_same_prompt():
     made = tokenizer()
     found = example_store(made, [example("rain", "rain rain rain rain", " ".join(["tide"] * 50))], 60)

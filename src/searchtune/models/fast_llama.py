@@ -79,7 +79,7 @@ class _Layout:
     `blocks` are texts that share a padded width: the rows of their tokens, padding repeating the last. `back` says
     where a row's result is among the tokens of all blocks. `spans` are rows behind one prefix: first, end, prefix.
 
-    Shape: positions, back (rows,); a block (texts, width); last (texts,), the row of each text's last token.
+    Shape: positions, back (rows,); a block (texts, width); asked (states,), the rows whose final states are asked for.
     """
 
     tokens: int
@@ -87,11 +87,14 @@ class _Layout:
     blocks: list[Tensor]
     back: Tensor
     spans: list[tuple[int, int, int]]
-    last: Tensor
+    asked: Tensor
 
     @classmethod
-    def of(cls, lengths: IntArray, group: IntArray, before: Kept | None) -> _Layout:
-        """For texts in this order; `group` is the prefix of each, equal ones being neighbours."""
+    def of(cls, lengths: IntArray, group: IntArray, before: Kept | None, tails: IntArray | None = None) -> _Layout:
+        """For texts in this order; `group` is the prefix of each, equal ones being neighbours.
+
+        `tails` says of how many of each text's last tokens states are asked for [1].
+        """
         ends = np.cumsum(lengths)
         starts, tokens = ends - lengths, int(ends[-1])
         rows = _up(tokens, _ROWS)
@@ -114,8 +117,10 @@ class _Layout:
                 for left, right in pairwise(cuts)
                 if before.tokens(int(group[left]))
             ]
-        last = torch.from_numpy(ends - 1)
-        return cls(tokens, torch.from_numpy(positions), blocks, torch.from_numpy(back), spans, last)
+        wanted = np.ones_like(lengths) if tails is None else tails
+        before_tail = np.repeat(ends - np.cumsum(wanted), wanted)
+        asked = torch.from_numpy(before_tail + np.arange(int(wanted.sum())))
+        return cls(tokens, torch.from_numpy(positions), blocks, torch.from_numpy(back), spans, asked)
 
 
 class FastLlama:
@@ -126,12 +131,22 @@ class FastLlama:
         self._size = int(decoder.layers[0].self_attn.head_dim)
 
     def last_states(
-        self, store: TokenStore, texts: IntArray, shared: SharedTexts, max_tokens: int
+        self,
+        store: TokenStore,
+        texts: IntArray,
+        shared: SharedTexts,
+        max_tokens: int,
+        tails: IntArray | None = None,
     ) -> Iterator[tuple[IntArray, Tensor]]:
         """Places of texts among those given and the last hidden state of each, a few at a time.
 
-        Shape: texts (texts,), positions in `store` -> places (some,) and states (some, dim).
+        With `tails` the states of so many last tokens of each, one text after the other; what texts share must end
+        before them.
+
+        Shape: texts, tails (texts,), positions in `store` -> places (some,) and states (some, dim), or as many as
+        their tails together.
         """
+        tails = np.ones(len(texts), dtype=np.int64) if tails is None else tails
         top = None
         if shared.top:
             top = self._keep(parts(store, texts[:1], 0, np.array([shared.top])), None)
@@ -139,9 +154,9 @@ class FastLlama:
             kept = self._keep(heads.store, top)
             kept = kept if top is None else top.before(kept)
             begins = shared.top + heads.store.lengths[heads.group]
-            yield from self._read(store, texts, heads.places, begins, (heads.group, kept), max_tokens)
+            yield from self._read((store, texts, tails), heads.places, begins, (heads.group, kept), max_tokens)
         alone = np.zeros(len(shared.alone), dtype=np.int64)
-        yield from self._read(store, texts, shared.alone, alone + shared.top, (alone, top), max_tokens)
+        yield from self._read((store, texts, tails), shared.alone, alone + shared.top, (alone, top), max_tokens)
 
     def _keep(self, heads: TokenStore, before: Kept | None) -> Kept:
         """Keys and values of some texts, all of them behind the one prefix `before`."""
@@ -152,15 +167,14 @@ class FastLlama:
 
     def _read(
         self,
-        store: TokenStore,
-        texts: IntArray,
+        read: tuple[TokenStore, IntArray, IntArray],
         places: IntArray,
         begins: IntArray,
         behind: tuple[IntArray, Kept | None],
         max_tokens: int,
     ) -> Iterator[tuple[IntArray, Tensor]]:
         """The texts at `places` from token `begins` on, behind prefix `group` of `kept`, group after group."""
-        group, kept = behind
+        (store, texts, tails), (group, kept) = read, behind
         order = np.argsort(group, kind="stable")
         places, begins, group = places[order], begins[order], group[order]
         rests = parts(store, texts[places], begins)
@@ -168,7 +182,7 @@ class FastLlama:
         while start < len(places):
             fits = int(np.searchsorted(rests.offsets, rests.offsets[start] + limit, side="right")) - 1
             stop = max(start + 1, fits)
-            layout = _Layout.of(rests.lengths[start:stop], group[start:stop], kept)
+            layout = _Layout.of(rests.lengths[start:stop], group[start:stop], kept, tails[places[start:stop]])
             ids = rests.ids[rests.offsets[start] : rests.offsets[stop]]
             yield places[start:stop], self._states(ids, layout, kept, None)
             start = stop
@@ -176,9 +190,9 @@ class FastLlama:
     def _states(
         self, ids: IntArray, layout: _Layout, before: Kept | None, keep: list[tuple[Tensor, Tensor]] | None
     ) -> Tensor:
-        """Final states of the last tokens. With `keep`, keys and values are put there, and no state is computed.
+        """Final states of the tokens asked for. With `keep`, keys and values are put there, and no state is computed.
 
-        Shape: ids (tokens,) -> (texts, dim).
+        Shape: ids (tokens,) -> (states, dim).
         """
         decoder, rows = self._decoder, len(layout.positions)
         tokens = functional.pad(torch.from_numpy(ids), (0, rows - len(ids)))
@@ -199,7 +213,7 @@ class FastLlama:
             past = None if before is None else before.layers[number]
             found = _attend(layout, (queries, keys, values), before, past, attention.scaling).flatten(1)
             if final:  # nothing reads what other tokens would become
-                found, states = found[layout.last], states[layout.last]
+                found, states = found[layout.asked], states[layout.asked]
             states = attention.o_proj(found).add_(states)
             entered = _norm(layer.post_attention_layernorm, states)
             gate = functional.silu(layer.mlp.gate_proj(entered), inplace=True).mul_(layer.mlp.up_proj(entered))

@@ -25,7 +25,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from searchtune.errors import ModelError
 from searchtune.models.encoder import Attention, train_adapter
-from searchtune.models.fast_llama import LlamaShortcut
+from searchtune.models.fast_llama import FastLlama, LlamaShortcut
 from searchtune.models.inputs import Chunk, TokenStore, length_sorted_chunks
 from searchtune.models.prefixes import SharedTexts, find_shared, parts
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
@@ -89,6 +89,11 @@ class CausalLM(nn.Module):
     def positioned(self) -> bool:
         """Whether positions are told to the model; where not, it finds them from the mask."""
         return "position_ids" in signature(self.backbone.get_decoder().forward).parameters
+
+    @property
+    def fast(self) -> FastLlama | None:
+        """The quick way to last hidden states on a CPU, without gradients; None for models that it does not know."""
+        return self._fast.of(self.backbone)
 
     @property
     def shares_prefixes(self) -> bool:
@@ -205,7 +210,7 @@ class CausalLM(nn.Module):
                 result[places[rows]] = logits.cpu().numpy()
 
         with evaluating(self):
-            fast = self._fast.of(self.backbone)
+            fast = self.fast
             if fast is not None:
                 for places, last in fast.last_states(store, texts, shared, tokens_per_chunk):
                     result[places] = self._read_out(last, token_ids, normalised).cpu().numpy()

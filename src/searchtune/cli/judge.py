@@ -141,6 +141,9 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="The file to write; `judge run --calibration` takes it.")],
     human: Human = None,
     human_from: HumanFrom = None,
+    centre: Annotated[
+        bool, typer.Option("--centre", help="Bring queries to one level: labels then depend on all pairs of a query.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fit a judge's probabilities, and from which one on a pair is relevant, to what people say."""
@@ -148,7 +151,7 @@ def calibrate(
     from searchtune.workflows.judge_job import open_job
 
     opened = open_job(job)
-    done = fit(opened, out, human=_people(human, opened), human_from=human_from)
+    done = fit(opened, out, human=_people(human, opened), human_from=human_from, centre=centre)
     if as_json:
         typer.echo(json.dumps({**done.calibration.to_json(), "pairs": done.pairs}, indent=2))
         return

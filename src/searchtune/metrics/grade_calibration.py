@@ -5,12 +5,15 @@ Vector scaling (Guo et al. 2017, arXiv:1706.04599) mends this with a handful of 
 temperature for all log-probabilities and one shift for each grade but the lowest. A pair is relevant from a threshold
 on the probability of the relevant grades on, the one at which Cohen's kappa with people was highest; among the grades
 of that side the likeliest is taken.
+
+A small judge often finds all passages of one query likelier than all of another for reasons of the query's own. Where
+many passages of each query are judged together, `Centring` brings the queries to one level first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +31,31 @@ _NEARLY_BEST = 0.005
 
 
 @dataclass(frozen=True)
+class Centring:
+    """What is relevant is then told beside the query's other passages: a query's labels depend on all its pairs.
+
+    The mean log-odds of relevance of each query's pairs are brought to `mean`, the less so the fewer pairs there are.
+    """
+
+    mean: float
+    """Over queries, where it was fitted."""
+    pull: float = 5.0
+    """As if so many pairs of each query had been found at the mean."""
+
+    def offsets(self, probabilities: FloatArray64, queries: IntArray, min_grade: int) -> FloatArray64:
+        """What is to be added to the log-odds of each pair, 0 for a row of NaN. Shape: (pairs, grades), (pairs,)."""
+        odds = log_odds(probabilities[:, min_grade:].sum(axis=1))
+        read = np.isfinite(odds)
+        found = np.zeros(len(odds))
+        for query in np.unique(queries):
+            own = (queries == query) & read
+            count = float(own.sum())
+            if count:
+                found[own] = -count / (count + self.pull) * (odds[own].mean() - self.mean)
+        return found
+
+
+@dataclass(frozen=True)
 class GradeCalibration:
     """softmax(scale x log p + shifts), and from which probability of relevance on a pair is relevant."""
 
@@ -36,9 +64,19 @@ class GradeCalibration:
     """One for each grade, the lowest first, whose own is 0."""
     min_grade: int
     threshold: float = 0.5
+    centring: Centring | None = None
+    """Comes first, where all pairs of a query are known."""
 
-    def __call__(self, probabilities: FloatArray64) -> FloatArray64:
-        """Calibrated distributions; rows of NaN stay. Shape: (pairs, grades) both.
+    def offsets(self, probabilities: FloatArray64, queries: IntArray) -> FloatArray64:
+        """What centring adds to the log-odds of each pair; `queries` numbers their queries. Shape: (pairs,)."""
+        if self.centring is None:
+            return np.zeros(len(probabilities))
+        return self.centring.offsets(probabilities, queries, self.min_grade)
+
+    def __call__(self, probabilities: FloatArray64, offsets: FloatArray64 | None = None) -> FloatArray64:
+        """Calibrated distributions; rows of NaN stay. Without `offsets` nothing is centred.
+
+        Shape: (pairs, grades) both; offsets (pairs,).
 
         Raises:
             DataError: another number of grades than the one it was fitted for.
@@ -48,15 +86,16 @@ class GradeCalibration:
                 f"probabilities of {probabilities.shape[1]} grades for a calibration of {len(self.shifts)}: fit it "
                 "on judgments under the same rubric"
             )
-        return _softmax(np.asarray(self.scale * _logs(probabilities) + np.array(self.shifts), dtype=np.float64))
+        moved = probabilities if offsets is None else _moved(probabilities, offsets)
+        return _softmax(np.asarray(self.scale * _logs(moved) + np.array(self.shifts), dtype=np.float64))
 
-    def relevance(self, probabilities: FloatArray64) -> FloatArray64:
+    def relevance(self, probabilities: FloatArray64, offsets: FloatArray64 | None = None) -> FloatArray64:
         """Calibrated probability of the relevant grades. Shape: (pairs, grades) -> (pairs,)."""
-        return np.asarray(self(probabilities)[:, self.min_grade :].sum(axis=1), dtype=np.float64)
+        return np.asarray(self(probabilities, offsets)[:, self.min_grade :].sum(axis=1), dtype=np.float64)
 
-    def grades(self, probabilities: FloatArray64) -> IntArray:
+    def grades(self, probabilities: FloatArray64, offsets: FloatArray64 | None = None) -> IntArray:
         """The likeliest grade of the side that the threshold decides for; -1 for a row of NaN. Shape: (pairs,)."""
-        calibrated = self(probabilities)
+        calibrated = self(probabilities, offsets)
         unread = np.isnan(calibrated).any(axis=1)
         relevant = calibrated[:, self.min_grade :].sum(axis=1) >= self.threshold
         low = calibrated[:, : self.min_grade].argmax(axis=1)
@@ -65,12 +104,13 @@ class GradeCalibration:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
-        return {
+        found: dict[str, Any] = {
             "scale": self.scale,
             "shifts": list(self.shifts),
             "min_grade": self.min_grade,
             "threshold": self.threshold,
         }
+        return found if self.centring is None else found | {"centring": asdict(self.centring)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GradeCalibration:
@@ -81,10 +121,13 @@ class GradeCalibration:
         """
         try:
             shifts = tuple(float(shift) for shift in data["shifts"])
-            found = cls(float(data["scale"]), shifts, int(data["min_grade"]), float(data["threshold"]))
+            centred = data.get("centring")
+            centring = None if centred is None else Centring(float(centred["mean"]), float(centred["pull"]))
+            found = cls(float(data["scale"]), shifts, int(data["min_grade"]), float(data["threshold"]), centring)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"no calibration of grades: {dict(data)!r} lacks or mistakes {error}") from error
-        if not np.isfinite([found.scale, *shifts, found.threshold]).all() or not 1 <= found.min_grade < len(shifts):
+        numbers = [found.scale, *shifts, found.threshold, *(astuple(found.centring) if found.centring else ())]
+        if not np.isfinite(numbers).all() or not 1 <= found.min_grade < len(shifts):
             raise ArtifactError(f"calibration of grades {dict(data)!r}: numbers out of range; fit it again")
         return found
 
@@ -94,15 +137,23 @@ def plain_calibration(grades: int, min_grade: int) -> GradeCalibration:
     return GradeCalibration(1.0, (0.0,) * grades, min_grade)
 
 
-def fit_grade_calibration(probabilities: FloatArray64, human: IntArray, min_grade: int) -> GradeCalibration:
+def fit_grade_calibration(
+    probabilities: FloatArray64, human: IntArray, min_grade: int, *, queries: IntArray | None = None
+) -> GradeCalibration:
     """Fit on pairs that people graded; rows of NaN and grades below 0 are left out.
 
-    Shape: (pairs, grades), (pairs,).
+    With `queries`, numbers of the pairs' queries, these are brought to one level first (see `Centring`).
+
+    Shape: (pairs, grades), (pairs,), queries (pairs,).
 
     Raises:
         DataError: no pair to fit on, a grade off the scale, or pairs that are all relevant or all not.
     """
     keep = (human >= 0) & ~np.isnan(probabilities).any(axis=1)
+    centring = None
+    if queries is not None and keep.any():
+        centring = _fit_centring(probabilities[keep], queries[keep], min_grade)
+        probabilities = _moved(probabilities, centring.offsets(probabilities, queries, min_grade))
     logs, truth = _logs(probabilities[keep]), human[keep]
     grades = probabilities.shape[1]
     if not len(truth):
@@ -130,7 +181,7 @@ def fit_grade_calibration(probabilities: FloatArray64, human: IntArray, min_grad
     shifts = (0.0, *(float(shift) for shift in found.x[1:]))
     fitted = GradeCalibration(float(found.x[0]), shifts, min_grade)
     chosen = best_threshold(fitted.relevance(probabilities[keep]), relevant)
-    return GradeCalibration(fitted.scale, shifts, min_grade, chosen.threshold)
+    return GradeCalibration(fitted.scale, shifts, min_grade, chosen.threshold, centring)
 
 
 class Threshold(NamedTuple):
@@ -155,6 +206,26 @@ def best_threshold(values: FloatArray64, relevant: np.ndarray[Any, np.dtype[np.b
     place = int(good[len(good) // 2])
     after = ranked[ends[place] + 1] if ends[place] + 1 < len(ranked) else ranked[ends[place]]
     return Threshold(float((ranked[ends[place]] + after) / 2), float(kappas[place]))
+
+
+def _fit_centring(probabilities: FloatArray64, queries: IntArray, min_grade: int) -> Centring:
+    odds = log_odds(probabilities[:, min_grade:].sum(axis=1))
+    return Centring(float(np.mean([odds[queries == query].mean() for query in np.unique(queries)])))
+
+
+def _moved(probabilities: FloatArray64, offsets: FloatArray64) -> FloatArray64:
+    """Distributions after `offsets` were added to the log-odds of every "this grade or a higher one"."""
+    above = probabilities[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # (pairs, grades - 1)
+    moved = 1 / (1 + np.exp(-(log_odds(above) + offsets[:, None])))
+    ones, zeros = np.ones((len(moved), 1)), np.zeros((len(moved), 1))
+    found: FloatArray64 = np.hstack([ones, moved]) - np.hstack([moved, zeros])
+    return np.where(offsets[:, None] == 0, probabilities, found)
+
+
+def log_odds(shares: FloatArray64) -> FloatArray64:
+    """Log p / (1 - p), finite for 0 and 1 too."""
+    held = np.clip(shares, _SMALLEST, 1 - _SMALLEST)
+    return np.asarray(np.log(held) - np.log1p(-held), dtype=np.float64)
 
 
 def _logs(probabilities: FloatArray64) -> FloatArray64:

@@ -95,6 +95,9 @@ class JudgeRecipe(LlmRecipe):
     per_query: Annotated[int, Field(ge=2)] | None = None
     """Train on at most so many pairs of each query, as many relevant as not, so that the query alone says nothing about
     the grade; null trains on all."""
+    centre: bool = False
+    """Bring the queries of a job to one level before a threshold decides: for jobs that judge many passages of each
+    query, whose labels then depend on all of these."""
     canary_share: Share = 0.0
     """Into so many of the training pairs that are not relevant a canary is planted, so that the judge learns not to
     follow what a passage says of itself. Another set of canaries than the ones that are measured."""

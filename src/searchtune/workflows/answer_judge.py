@@ -46,7 +46,7 @@ def judge_support(
         pairs = _pairs(list(wanted))
         folder = out / f"support-{fingerprint_of(pairs)[:12]}"
         job = run_job(judge, pairs, folder, JobPlan(max_unreadable=1.0, seed=seed), progress=progress)
-        chances = job.calibration.relevance(job.probabilities)
+        chances = job.relevance
         known = {job.pairs.texts(i): float(chances[i]) for i in range(len(job.pairs))}
 
     def support(sentence: str, passages: Sequence[str]) -> float:

@@ -114,7 +114,8 @@ def train_judge(
         return None
     write_json(out / "train_log.json", log.to_json())
     progress.stage("calibrating on dev")
-    calibration = fit_grade_calibration(read_split(model, recipe, dev, rubric), dev.pairs.grades, rubric.min_grade)
+    readings, queries = read_split(model, recipe, dev, rubric), dev.pairs.queries if recipe.centre else None
+    calibration = fit_grade_calibration(readings, dev.pairs.grades, rubric.min_grade, queries=queries)
     progress.note(f"relevant from a probability of {calibration.threshold:.2f} on, as is best on dev")
     progress.stage("saving the adapter and opening it in a fresh process")
     trained = TrainedJudge(recipe, rubric, root, model, adapter, log, calibration, train.pairs, train.examples)
@@ -203,7 +204,8 @@ def _measure(
     base = replace(opened, name=recipe.base).under(rubric, recipe.style)
     progress.stage("judging dev with the base")
     on_dev = run_job(base, dev, out / "base-dev", progress=progress)
-    fitted = fit_grade_calibration(on_dev.probabilities, dev.grades, rubric.min_grade)
+    queries = dev.queries if recipe.centre else None
+    fitted = fit_grade_calibration(on_dev.probabilities, dev.grades, rubric.min_grade, queries=queries)
     progress.stage("judging test with the base")
     jobs = {"base": run_job(base, test, out / "base", replace(plan, calibration=fitted), progress=progress)}
     tuned = open_judge(str(out / "adapter"), base=str(root), precision=recipe.precision)

@@ -18,6 +18,7 @@ from searchtune.evaluation.judge_page import write_judge_page
 from searchtune.evaluation.judge_report import JobFacts, JudgeReport, write_judge_report
 from searchtune.evaluation.judging import JudgeEvidence, JudgeLabels, SystemScores, build_judge_report
 from searchtune.evaluation.review import Review, ReviewPair, write_review
+from searchtune.metrics.grade_calibration import log_odds
 from searchtune.metrics.ranking import score
 from searchtune.specs.circularity import ModelFacts, refuse_circular
 from searchtune.types import FloatArray64, IntArray, Judgment
@@ -167,7 +168,7 @@ def _labels(job: Job, human: IntArray, min_grade: int) -> JudgeLabels:
         grades=job.grades,
         kind="reranker" if facts["identity"].get("what") == "reranker" else "judge",
         probabilities=None if binary else job.probabilities,
-        calibrated=job.calibration.relevance(job.probabilities),
+        calibrated=job.relevance,
         min_grade=1 if binary else None,
         graded=not binary,
         reasons={reason: missing.count(reason) for reason in sorted(set(missing))},
@@ -182,8 +183,8 @@ def _average(jobs: Mapping[str, Job]) -> JudgeLabels:
     """Relevant where the jobs' probabilities lie above their thresholds on average, in units of log odds."""
     odds, bars = [], []
     for job in jobs.values():
-        odds.append(_log_odds(job.calibration.relevance(job.probabilities)))
-        bars.append(float(_log_odds(np.array([job.calibration.threshold]))[0]))
+        odds.append(log_odds(job.relevance))
+        bars.append(float(log_odds(np.array([job.calibration.threshold]))[0]))
     mean = np.mean(odds, axis=0)
     unread = np.isnan(mean)
     grades = np.where(unread, -1, mean >= np.mean(bars)).astype(np.int64)
@@ -195,11 +196,6 @@ def _average(jobs: Mapping[str, Job]) -> JudgeLabels:
         graded=False,
         reasons={"not read by all": int(unread.sum())} if unread.any() else {},
     )
-
-
-def _log_odds(chances: FloatArray64) -> FloatArray64:
-    safe = np.clip(chances, 1e-6, 1 - 1e-6)
-    return np.asarray(np.log(safe / (1 - safe)), dtype=np.float64)
 
 
 def _overlaps(pairs: JudgePairs) -> FloatArray64:

@@ -31,11 +31,18 @@ class Fit:
     error_after: float
 
 
-def calibrate(job: Job, out: Path | str, *, human: Sequence[Judgment] = (), human_from: int | None = None) -> Fit:
+def calibrate(
+    job: Job,
+    out: Path | str,
+    *,
+    human: Sequence[Judgment] = (),
+    human_from: int | None = None,
+    centre: bool = False,
+) -> Fit:
     """Fit on the pairs of a job that have a grade of a person, and write the calibration to `out`.
 
     `human_from` is the grade from which on people call a pair relevant, where that is not the judge's own: a judge of
-    two grades learns from people's four.
+    two grades learns from people's four. `centre` brings queries to one level first (see `Centring`).
 
     Raises:
         ConfigError: people have more grades than the judge, and `human_from` is missing.
@@ -51,11 +58,12 @@ def calibrate(job: Job, out: Path | str, *, human: Sequence[Judgment] = (), huma
             f"{job.folder}: people's grades go up to {int(graded.max())} and the judge has two; say from which grade "
             "on people call a pair relevant (--human-from)"
         )
-    fitted = fit_grade_calibration(job.probabilities, graded, min_grade)
+    queries = pairs.queries if centre else None
+    fitted = fit_grade_calibration(job.probabilities, graded, min_grade, queries=queries)
     keep = (graded >= 0) & ~np.isnan(job.probabilities).any(axis=1)
     relevant = graded[keep] >= min_grade
     before = job.probabilities[keep][:, min_grade:].sum(axis=1).clip(0, 1)
-    after = fitted.relevance(job.probabilities[keep])
+    after = fitted.relevance(job.probabilities, fitted.offsets(job.probabilities, pairs.queries))[keep]
     write_json(Path(out).expanduser(), fitted.to_json())
     return Fit(
         fitted,

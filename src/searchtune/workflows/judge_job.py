@@ -87,12 +87,21 @@ class Job:
     @property
     def grades(self) -> IntArray:
         """-1 where there is none. Shape: (pairs,)."""
-        return self.calibration.grades(self.probabilities)
+        return self.calibration.grades(self.probabilities, self._offsets)
 
     @property
     def calibrated(self) -> FloatArray64:
         """Shape: (pairs, grades)."""
-        return self.calibration(self.probabilities)
+        return self.calibration(self.probabilities, self._offsets)
+
+    @property
+    def relevance(self) -> FloatArray64:
+        """Calibrated probability of the relevant grades. Shape: (pairs,)."""
+        return self.calibration.relevance(self.probabilities, self._offsets)
+
+    @property
+    def _offsets(self) -> FloatArray64:
+        return self.calibration.offsets(self.probabilities, self.pairs.queries)
 
     @property
     def unreadable(self) -> dict[str, int]:
@@ -362,11 +371,13 @@ def open_job(folder: Path | str) -> Job:
     journal = JournalView(folder / JOURNAL_FILE)
     size = len(calibration.shifts)
     found = [_reading(journal, _key(*pairs.texts(i)), size) for i in range(len(pairs))]
+    shares = np.stack([row for row, _ in found])
+    offsets = calibration.offsets(shares, pairs.queries)
     kinds: dict[str, FloatArray64] = {}
     for pair, name, key in planted:
         column = kinds.setdefault(name, np.full(len(pairs), np.nan))
-        column[pair] = float(calibration(_reading(journal, key, size)[0][None])[0] @ np.arange(size))
-    shares = np.stack([row for row, _ in found])
+        reading = _reading(journal, key, size)[0][None]
+        column[pair] = float(calibration(reading, offsets[pair : pair + 1])[0] @ np.arange(size))
     return Job(folder, facts["judge"], pairs, shares, tuple(reason for _, reason in found), calibration, kinds, facts)
 
 

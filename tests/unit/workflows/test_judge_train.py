@@ -1,6 +1,7 @@
 """Training a judge, tiny: what it writes, how it resumes, what it refuses; and opening every kind of judge."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from typing import get_args
 
@@ -123,7 +124,7 @@ def test_the_adapter_judges_as_it_did_when_it_was_trained(trained, files, tmp_pa
 
 
 def test_a_judge_by_likelihood_is_trained_saved_and_opened_again(base, files, tmp_path):
-    result = train_judge(recipe(base, files, style="likelihood", canary_share=0.2), tmp_path / "run")
+    result = train_judge(recipe(base, files, style="likelihood", canary_share=0.2, centre=True), tmp_path / "run")
     card = read_any_card(result.adapter)
     assert (card.prompt, card.labels, card.rubric["name"]) == ("judge/likelihood", [], "umbrela")
     assert all(example.completion for example in card.probe.examples), "the probe reads how likely queries are"
@@ -133,6 +134,9 @@ def test_a_judge_by_likelihood_is_trained_saved_and_opened_again(base, files, tm
     assert np.allclose(jobs["tuned"].probabilities.sum(axis=1), 1)
     opened = open_judge(str(result.folder), precision="fp32")
     assert (opened.style, opened.calibration) == ("likelihood", result.calibration)
+    assert opened.calibration.centring is not None
+    plain = replace(jobs["tuned"], calibration=replace(result.calibration, centring=None))
+    assert not np.allclose(plain.calibrated, jobs["tuned"].calibrated)
     again = run_job(opened, read_pairs(files[1]), tmp_path / "again", JobPlan(canaries=3))
     assert np.allclose(again.probabilities, jobs["tuned"].probabilities, atol=1e-5)
 

@@ -121,7 +121,7 @@ def train_judge(
     trained = TrainedJudge(recipe, rubric, root, model, adapter, log, calibration, train.pairs, train.examples)
     verified = write_judge(out / "adapter", trained)
     worst = max(verified.sentence_transformers, verified.peft)
-    progress.note(f"reloaded = trained: probe logits differ by {worst:.1e} at most")
+    progress.note(f"reloaded = trained: probe scores differ by {worst:.1e} at most")
     report = None if test is None else _measure(recipe, root, test, out, dev.pairs, progress)
     return JudgeResult(out, out / "adapter", log, calibration, verified, report)
 

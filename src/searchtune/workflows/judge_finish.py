@@ -45,10 +45,10 @@ class TrainedJudge:
 
 
 def write_judge(folder: Path, trained: TrainedJudge) -> Verification:
-    """Put the trained weights on a fresh float32 base, record probe logits, save, and verify in a new process.
+    """Put the trained weights on a fresh float32 base, record its probe scores, save, and verify in a new process.
 
     Raises:
-        ArtifactError: the saved adapter does not give back the recorded logits.
+        ArtifactError: the saved adapter does not give back the recorded scores.
     """
     recipe = trained.recipe
     model = load_causal_lm(

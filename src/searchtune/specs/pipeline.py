@@ -38,7 +38,8 @@ class RewriteStage(Spec):
     takes what the adapter's card says is best for the retriever, and `replace` where it says nothing."""
     abstain: bool | None = None
     """Use a rewrite only where the adapter's card expects a gain, and what was said elsewhere. Null does so where the
-    card has a rule that was fitted for this retriever and mode, true insists on it, false uses every rewrite."""
+    card has a rule; one that was fitted for another retriever or mode expects no gain here. True insists on a rule for
+    this one, false uses every rewrite."""
     max_new_tokens: Positive | None = None
     """Null takes the rewriter's own."""
 

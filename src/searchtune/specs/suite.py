@@ -96,8 +96,8 @@ class RewriteSystem(Spec):
     takes what the adapter's card says is best for this retriever, and `replace` where it says nothing."""
     abstain: bool | None = None
     """Use a rewrite only where the adapter's card expects a gain, and rank for the query as it is elsewhere. Null does
-    so where the card has a rule that was fitted for this retriever and mode, true insists on it, false uses every
-    rewrite."""
+    so where the card has a rule; one that was fitted for another retriever or mode expects no gain here. True insists
+    on a rule for this one, false uses every rewrite."""
     history: bool = True
     """Read the earlier turns of a conversation, where all query ids of the task are CONVERSATION_TURN."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -1,12 +1,14 @@
 """How a rewriter is used before a search: by which mode, and by which rule of its card a rewrite is used at all.
 
 A rule (see `rewrite_abstain`) was fitted for one retriever and one mode. It is taken by default where it is for the
-search at hand; otherwise every rewrite is used, unless somebody insists on a rule.
+search at hand. Before another search nobody knows of a gain, so no rewrite is used, unless somebody wants every one. A
+rewriter without a rule, such as one of conversations, is always used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -98,8 +100,13 @@ def settle_use(rewriter: CardedRewriter, searched: Searched, wishes: Wishes, *, 
         return Settled(found.mode, found, f"{where}: {found.predictor.reading}")
     said = f"{where}: when to use a rewrite of {rewriter.name} was learned for {differs}"
     if wishes.abstain:
-        raise ConfigError(f"{said}; train it by reward in front of this one, or leave abstain out to use every rewrite")
-    return Settled(mode, None, f"{said}: every rewrite is used")
+        raise ConfigError(f"{said}; train it by reward in front of this one, or use every rewrite with abstain: false")
+    unknown = replace(found.predictor, use="never", reading="nothing is known of a gain here")
+    return Settled(
+        mode,
+        Abstention(unknown, found.made_for),
+        f"{said}: no rewrite is used; train it in front of this one, or use every rewrite with abstain: false",
+    )
 
 
 def _misfit(found: Abstention, rewriter: CardedRewriter, searched: Searched, mode: Mode | None) -> str:

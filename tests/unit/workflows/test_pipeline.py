@@ -99,7 +99,7 @@ def test_a_rewriter_abstains_as_its_card_says(config, adapters, tmp_path):
     with pytest.raises(ConfigError, match="for the mode append, not fuse"):
         opened(never, "rewrite.abstain=true", "rewrite.mode=fuse")
     other = opened(held_rule(retriever={"what": "dense"}), progress=notes)
-    assert other.chain.abstention is None and "every rewrite is used" in notes.said[-1]
+    assert other.chain.abstention.on.use == "never" and "no rewrite is used" in notes.said[-1]
 
 
 def test_a_rule_for_one_setting_of_the_retriever(config, adapters, tiny_model, tmp_path):

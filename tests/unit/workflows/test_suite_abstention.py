@@ -133,17 +133,20 @@ def test_dense_and_fused_searches_are_known_in_any_precision(task, parrot, tiny_
         [(dense, "vectors+"), (fused_identity([dense, words_identity()]), "both+")]
     ):
         parrot.card = Carded(held_rule("never", retriever=retriever, mode="append"))
-        found = run(task, {**systems, **told}, tmp_path / str(place), monkeypatch, cache=cache)
-        assert [name for name, cost in found.report.costs.items() if "abstention" in cost] == [fits]
+        notes = Notes()
+        found = run(task, {**systems, **told}, tmp_path / str(place), monkeypatch, cache=cache, progress=notes)
+        assert [name for name in told if any(f"systems.{name}: as dev says" in line for line in notes.said)] == [fits]
         assert found.report.costs[fits]["mode"] == "append" and all(found.same(fits, fits[:-1]))
 
 
-def test_a_rule_for_another_search_is_left_out_and_told(task, parrot, tmp_path, monkeypatch):
-    parrot.card = Carded(held_rule("never", retriever={"what": "dense"}), modes={"dense": "append"})
+def test_where_the_rule_is_for_another_search_queries_stay_as_they_are(task, parrot, tmp_path, monkeypatch):
+    parrot.card = Carded(held_rule("always", retriever={"what": "dense"}), modes={"dense": "append"})
     notes = Notes()
-    found = run(task, {**WORDS, "told": TOLD}, tmp_path, monkeypatch, progress=notes)
-    assert "abstention" not in found.report.costs["told"] and found.report.costs["told"]["rewritten_share"] > 0
-    (said,) = [line for line in notes.said if "every rewrite is used" in line]
+    every = {**TOLD, "abstain": False}
+    found = run(task, {**WORDS, "told": TOLD, "every": every}, tmp_path, monkeypatch, progress=notes)
+    assert found.report.costs["told"]["abstention"] == "never" and all(found.same("told", "words"))
+    assert found.report.costs["every"]["rewritten_share"] > 0 and not all(found.same("every", "words"))
+    (said,) = [line for line in notes.said if "no rewrite is used" in line]
     assert "systems.told" in said and "learned for a search by dense, not by bm25" in said
 
 
@@ -186,7 +189,9 @@ def test_a_rule_that_is_not_there_cannot_be_insisted_on(card, searched, wishes, 
     with pytest.raises(ConfigError, match=words):
         settle_use(parrot, before, wishes, where="s")
     left = settle_use(parrot, before, Wishes(wishes.mode), where="s")
-    assert left.abstention is None and left.rule([]) is None and left.mode == (wishes.mode or "replace")
+    unruled = card is None or card.abstention is None
+    assert left.mode == (wishes.mode or "replace") and left.never is not unruled
+    assert (left.rule([]) is None) is unruled
 
 
 def test_a_damaged_rule_is_told_unless_it_is_off():

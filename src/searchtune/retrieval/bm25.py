@@ -1,4 +1,8 @@
-"""BM25 over the documents' words with bm25s (Lù 2024): by default Lucene's variant, k1 1.5, b 0.75, no stemming."""
+"""BM25 over the documents' words with bm25s (Lù 2024): by default Lucene's variant, k1 1.5, b 0.75, no stemming.
+
+bm25s is imported where it is used: it brings numba where that is installed, a quarter of a second that an evaluation
+without BM25 need not wait for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import bm25s
 import numpy as np
 
 from searchtune.errors import ArtifactError, ConfigError, OutputExistsError, StorageError, did_you_mean
@@ -48,6 +51,8 @@ class BM25Index:
         Raises:
             ConfigError: k1 below 0, b outside 0 to 1, an unknown method or language of stop words.
         """
+        import bm25s
+
         _check(k1, b, method)
         self.documents = len(documents)
         self.stop_words = stop_words if isinstance(stop_words, str) else list(stop_words or [])
@@ -100,6 +105,8 @@ class BM25Index:
         if facts.get("stemmed") != (stemmer is not None):
             made = "with a stemmer: pass the same one" if facts.get("stemmed") else "without a stemmer: pass none"
             raise ArtifactError(f"{folder}: made {made}, or queries and documents would not share their words")
+        import bm25s
+
         index = cls.__new__(cls)
         try:
             index.documents, index.empty, index.stop_words = facts["documents"], facts["empty"], facts["stop_words"]
@@ -110,6 +117,8 @@ class BM25Index:
         return index
 
     def _tokens(self, texts: Sequence[str]) -> Any:
+        import bm25s
+
         try:
             return bm25s.tokenize(list(texts), stopwords=self.stop_words, stemmer=self._stemmer, show_progress=False)
         except ValueError as error:

@@ -25,6 +25,7 @@ from searchtune.specs.judge import JudgeRecipe, PairSource
 from searchtune.storage.atomic import write_json
 from searchtune.storage.output import OutputPolicy, prepare_output
 from searchtune.training.fit import TrainLog
+from searchtune.types import FloatArray64
 from searchtune.workflows.adapter import Verification
 from searchtune.workflows.judge_agree import AgreementPlan, agree
 from searchtune.workflows.judge_finish import TrainedJudge, write_judge
@@ -114,8 +115,7 @@ def train_judge(
         return None
     write_json(out / "train_log.json", log.to_json())
     progress.stage("calibrating on dev")
-    readings, queries = read_split(model, recipe, dev, rubric), dev.pairs.queries if recipe.centre else None
-    calibration = fit_grade_calibration(readings, dev.pairs.grades, rubric.min_grade, queries=queries)
+    calibration = _calibrated(recipe, read_split(model, recipe, dev, rubric), dev.pairs, rubric)
     progress.note(f"relevant from a probability of {calibration.threshold:.2f} on, as is best on dev")
     progress.stage("saving the adapter and opening it in a fresh process")
     trained = TrainedJudge(recipe, rubric, root, model, adapter, log, calibration, train.pairs, train.examples)
@@ -194,6 +194,12 @@ def _without_leaks(pairs: JudgePairs, test: JudgePairs, leaks: Leaks, progress: 
     return pairs if leaks == "allow" else pairs.select(~shared[pairs.queries])
 
 
+def _calibrated(recipe: JudgeRecipe, readings: FloatArray64, dev: JudgePairs, rubric: Rubric) -> GradeCalibration:
+    """Fitted on dev, its queries brought to one level where the recipe wants it. Shape: readings (pairs, grades)."""
+    queries = dev.queries if recipe.centre else None
+    return fit_grade_calibration(readings, dev.grades, rubric.min_grade, queries=queries)
+
+
 def _measure(
     recipe: JudgeRecipe, root: Path, test: JudgePairs, out: Path, dev: JudgePairs, progress: Progress
 ) -> JudgeReport:
@@ -204,8 +210,7 @@ def _measure(
     base = replace(opened, name=recipe.base).under(rubric, recipe.style)
     progress.stage("judging dev with the base")
     on_dev = run_job(base, dev, out / "base-dev", progress=progress)
-    queries = dev.queries if recipe.centre else None
-    fitted = fit_grade_calibration(on_dev.probabilities, dev.grades, rubric.min_grade, queries=queries)
+    fitted = _calibrated(recipe, on_dev.probabilities, dev, rubric)
     progress.stage("judging test with the base")
     jobs = {"base": run_job(base, test, out / "base", replace(plan, calibration=fitted), progress=progress)}
     tuned = open_judge(str(out / "adapter"), base=str(root), precision=recipe.precision)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from searchtune.evaluation import build_report
 from searchtune.metrics.gain_prediction import GainPredictor
 from searchtune.metrics.significance import Estimate
 from searchtune.pipeline.rewriting import Rewritten
@@ -14,6 +16,7 @@ from searchtune.specs.base import parse_spec
 from searchtune.specs.card import RewriteUse
 from searchtune.specs.rewrite import RewriteRecipe
 from searchtune.storage.fingerprint import sha256_json
+from searchtune.workflows import evaluate, suite_rewriters
 from searchtune.workflows.progress import Progress
 from searchtune.workflows.retriever_identity import words_identity
 from searchtune.workflows.rewrite_rule import Abstention
@@ -155,3 +158,16 @@ class Parrot:
     def query(turn):
         """The last word of the conversation's beginning, behind the utterance."""
         return f"{turn.utterance} {turn.history[0][1].split()[-1]}" if turn.history else turn.utterance
+
+
+def report_quickly(monkeypatch) -> None:
+    """Suites then draw few resamples and write no page."""
+    monkeypatch.setattr(evaluate, "build_report", partial(build_report, rounds=200))
+    monkeypatch.setattr(evaluate, "write_page", lambda report, file: None)
+
+
+def put_parrot(monkeypatch) -> Parrot:
+    """The rewriter that every suite opens from now on."""
+    found = Parrot()
+    monkeypatch.setattr(suite_rewriters, "open_rewriter", lambda *_, **__: found)
+    return found

@@ -1,13 +1,10 @@
 """A rewriter before the systems of a suite: every kind of system searches for what it writes."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
 from searchtune.data.beir import read_beir
 from searchtune.errors import ConfigError
-from searchtune.evaluation import build_report
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.base import parse_spec
 from searchtune.specs.suite import SuiteSpec, made_of
@@ -15,20 +12,17 @@ from searchtune.workflows import evaluate, suite_rewriters
 from searchtune.workflows.evaluate import run_suite
 from searchtune.workflows.progress import SILENT
 from searchtune.workflows.rewriting import changed_share, harm, rewritten_collection
-from unit.workflows.rewriting import Parrot, write_conversations
+from unit.workflows.rewriting import Parrot, put_parrot, report_quickly, write_conversations
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(evaluate, "build_report", partial(build_report, rounds=200))
-    monkeypatch.setattr(evaluate, "write_page", lambda report, file: None)
+    report_quickly(monkeypatch)
 
 
 @pytest.fixture
 def parrot(monkeypatch):
-    found = Parrot()
-    monkeypatch.setattr(suite_rewriters, "open_rewriter", lambda *_, **__: found)
-    return found
+    return put_parrot(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,21 @@
 """A card's rule in suites: rewrites that it expects nothing of leave the ranking as it is."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
 from searchtune.data.beir import read_beir
 from searchtune.errors import ArtifactError, ConfigError
-from searchtune.evaluation import build_report
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.base import parse_spec
 from searchtune.specs.suite import SuiteSpec
 from searchtune.types import Run
-from searchtune.workflows import evaluate, suite_rewriters
+from searchtune.workflows import evaluate
 from searchtune.workflows.encode import open_encoder
 from searchtune.workflows.evaluate import run_suite
 from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
 from searchtune.workflows.rewrite_settle import Searched, Wishes, settle_use
 from searchtune.workflows.systems import VectorRanker
-from unit.workflows.rewriting import Carded, Notes, Parrot, held_rule, write_conversations
+from unit.workflows.rewriting import Carded, Notes, Parrot, held_rule, put_parrot, report_quickly, write_conversations
 
 WORDS = {"words": {"kind": "bm25"}}
 TOLD = {"kind": "rewrite", "model": "parrot", "of": "words"}
@@ -41,15 +38,12 @@ class Runs:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(evaluate, "build_report", partial(build_report, rounds=200))
-    monkeypatch.setattr(evaluate, "write_page", lambda report, file: None)
+    report_quickly(monkeypatch)
 
 
 @pytest.fixture
 def parrot(monkeypatch):
-    found = Parrot()
-    monkeypatch.setattr(suite_rewriters, "open_rewriter", lambda *_, **__: found)
-    return found
+    return put_parrot(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -215,7 +215,7 @@ def _show_report(report: JudgeReport, out: Path) -> None:
 
     for line in judge_table(report):
         typer.echo(line)
-    for sentence in judge_verdict(report):
+    for sentence in [*judge_verdict(report), *(f"warning: {note}" for note in report.notes)]:
         typer.echo(sentence)
     typer.echo(f"report   {out / 'judge.html'}")
     typer.echo(f"review   {out / 'review.html'}")

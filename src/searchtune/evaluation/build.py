@@ -76,6 +76,8 @@ class Evidence:
     """Reranker -> its runs at several depths, each with its cost; they need not be among `runs`."""
     retrieval: str | None = None
     """The system that rerankers start from, which trade-offs are measured against; None: the reference."""
+    notes: Sequence[str] = ()
+    """Warnings given while training or measuring."""
     calibration: Mapping[str, tuple[FloatArray64, BoolArray]] = field(default_factory=dict)
     """Name (such as `before`, `after`) -> predicted probabilities of labelled pairs, and whether each is relevant.
 
@@ -140,6 +142,7 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         rankings=gather_rankings(
             collection, qrels, runs=evidence.runs, values={name: values[name][headline] for name in values}
         ),
+        notes=tuple(evidence.notes),
     )
 
 

@@ -172,6 +172,8 @@ class JudgeReport(Part):
     judges: dict[str, JudgeFigures]
     comparisons: list[KappaDifference]
     provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    """Warnings given while training or judging, in order."""
 
     @property
     def lead(self) -> JudgeFigures:

@@ -90,6 +90,8 @@ class JudgeEvidence:
     positions: FloatArray64 | None = None
     """Rank in the run that was judged, from 1; NaN where it was not ranked."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """Warnings given while training or judging."""
 
 
 def build_judge_report(evidence: JudgeEvidence, *, seed: int = 0, rounds: int = ROUNDS) -> JudgeReport:
@@ -118,6 +120,7 @@ def build_judge_report(evidence: JudgeEvidence, *, seed: int = 0, rounds: int = 
         judges=judges,
         comparisons=_compare(evidence, seed=seed, rounds=rounds),
         provenance=dict(evidence.provenance),
+        notes=tuple(evidence.notes),
     )
 
 

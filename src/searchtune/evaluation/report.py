@@ -326,6 +326,8 @@ class Report(Slice):
     calibration: dict[str, Reliability] = {}
     """What gave the probabilities (such as `before` and `after` they were calibrated) -> how good they are."""
     rankings: Rankings | None = None
+    notes: tuple[str, ...] = ()
+    """Warnings given while training or measuring, in order."""
 
     @property
     def candidates(self) -> set[str]:

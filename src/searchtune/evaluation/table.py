@@ -44,6 +44,8 @@ def show_report(report: Report, console: Console) -> None:
     console.print(Text("★ best of its block   small figures: 95% bootstrap interval", style="dim"))
     for sentence in rest:
         console.print(Text(sentence))
+    for note in report.notes:
+        console.print(Text(f"warning: {note}"))
 
 
 def render_report(report: Report, *, width: int = 84) -> str:

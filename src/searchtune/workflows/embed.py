@@ -33,7 +33,7 @@ from searchtune.workflows.bank import CACHE, Bank, build_bank
 from searchtune.workflows.dev import DevPool, build_dev_pool
 from searchtune.workflows.finish import Trained, write_adapter
 from searchtune.workflows.measure import Subject, Vectors, measure
-from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.progress import SILENT, Progress, WarningRecord
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
 from searchtune.workflows.run_folder import settle_run
 from searchtune.workflows.training_set import Leaks, TrainingSet, open_training_set
@@ -115,7 +115,7 @@ def train_embedding(
     """
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu")
-    progress = progress if state.is_main_process else SILENT
+    progress = WarningRecord(progress if state.is_main_process else SILENT)
     progress.stage(f"opening {recipe.task}")
     training = open_training_set(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
@@ -165,7 +165,7 @@ def _open_workshop(
     bank = build_bank(training.collection, encoder, recipe, out, positives=training.relevant)
     if bank.truncated:
         texts = bank.queries + bank.documents
-        progress.note(f"{bank.truncated:,} of {texts:,} texts are cut at {recipe.max_tokens} tokens")
+        progress.warn(f"{bank.truncated:,} of {texts:,} texts are cut at {recipe.max_tokens} tokens")
     return _Workshop(recipe, out, training, root, encoder, adapter, bank, progress)
 
 
@@ -281,6 +281,7 @@ def _finish(shop: _Workshop, log: TrainLog, base: Vectors, tuned: Vectors) -> Em
             training.positives,
             training=_training_facts(shop, log),
             provenance=_provenance(shop, worst),
+            notes=shop.progress.warnings,
         )
         report = measure(subject, shop.out, seed=recipe.seed)
     return EmbedResult(shop.out, shop.out / "adapter", log, report)

@@ -140,7 +140,7 @@ def _measure_task(
     try:
         write_for_others(folder, collection, report, runs)
     except DataError as error:
-        progress.note(f"warning: runs were not written for other tools: {error}")
+        progress.warn(f"runs were not written for other tools: {error}")
     write_page(report, folder / "report.html")
     write_report(report, folder / "report.json")  # last: a task with a report is done
     return TaskResult(task.name, folder, report)

@@ -33,7 +33,7 @@ from searchtune.workflows.judge_fit import JudgeData, Split, fit_judge, graded_e
 from searchtune.workflows.judge_job import JobPlan, run_job
 from searchtune.workflows.judge_pairs import fingerprint_of, open_pairs, sampled
 from searchtune.workflows.open_judge import open_judge, settle_rubric
-from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.progress import SILENT, Progress, WarningRecord
 from searchtune.workflows.run_folder import settle_run
 from searchtune.workflows.training_set import Leaks
 
@@ -94,7 +94,7 @@ def train_judge(
     """
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu")
-    progress = progress if state.is_main_process else SILENT
+    progress = WarningRecord(progress if state.is_main_process else SILENT)
     rubric = settle_rubric(recipe.rubric)
     progress.stage("reading the pairs")
     train, dev, test = _open_data(recipe, rubric, leaks, progress)
@@ -216,4 +216,4 @@ def _measure(
     tuned = open_judge(str(out / "adapter"), base=str(root), precision=recipe.precision)
     progress.stage("judging test with the tuned judge")
     jobs["tuned"] = run_job(tuned, test, out / "tuned", plan, progress=progress)
-    return agree(jobs, out, AgreementPlan(headline="tuned", reference="base"))
+    return agree(jobs, out, AgreementPlan(headline="tuned", reference="base", notes=progress.warnings))

@@ -49,6 +49,8 @@ class AgreementPlan:
     human_from: int | None = None
     """From which grade on people call a pair relevant; None: as the rubric with the most grades does."""
     seed: int = 13
+    notes: Sequence[str] = ()
+    """Warnings that the report repeats."""
 
 
 def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> JudgeReport:
@@ -87,6 +89,7 @@ def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> Judg
         lengths=np.array([len(pairs.passages[int(doc)].split()) for doc in pairs.docs], dtype=np.int64),
         overlaps=_overlaps(pairs),
         provenance=_provenance(jobs),
+        notes=plan.notes,
     )
     report = build_judge_report(evidence, seed=plan.seed)
     out = Path(out).expanduser()

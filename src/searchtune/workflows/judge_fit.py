@@ -75,7 +75,7 @@ def fit_judge(
     make = _likelihood_objective if recipe.style == "likelihood" else _label_objective
     objective, truncated = make(recipe, model, train, rubric)
     if truncated:
-        progress.note(f"{truncated:,} of {len(train.examples):,} training passages are cut to fit {recipe.max_tokens}")
+        progress.warn(f"{truncated:,} of {len(train.examples):,} training passages are cut to fit {recipe.max_tokens}")
     progress.stage("training")
     return fit(
         objective,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Subject:
     train_positives: IntArray
     training: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """Warnings that the report repeats."""
 
 
 def measure(subject: Subject, folder: Path, *, seed: int) -> Report:
@@ -77,6 +79,7 @@ def measure(subject: Subject, folder: Path, *, seed: int) -> Report:
             costs=costs_of(rankers, milliseconds),
             provenance=subject.provenance,
             tags=collection.query_tags,
+            notes=subject.notes,
         ),
         seed=seed,
     )

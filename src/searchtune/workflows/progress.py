@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,8 +12,15 @@ if TYPE_CHECKING:
 class Progress:
     """Override what you want to show."""
 
+    warnings: Sequence[str] = ()
+    """Those given so far, where they are kept (`WarningRecord`)."""
+
     def note(self, message: str) -> None:
         """Something worth a line: a figure, a warning, a decision."""
+
+    def warn(self, message: str) -> None:
+        """Something that whoever reads the figures later should know too."""
+        self.note(f"warning: {message}")
 
     def stage(self, name: str) -> None:
         """A new part of the work begins."""
@@ -22,6 +30,28 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+class WarningRecord(Progress):
+    """Passes everything on, and keeps the warnings for the report, each once."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+        self.warnings: list[str] = []
+
+    def note(self, message: str) -> None:
+        self._shown.note(message)
+
+    def warn(self, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings.append(message)
+        self._shown.warn(message)
+
+    def stage(self, name: str) -> None:
+        self._shown.stage(name)
+
+    def step(self, done: int, total: int, text: str) -> None:
+        self._shown.step(done, total, text)
 
 
 def tell_step(progress: Progress, step: Step, total: int) -> None:

@@ -27,7 +27,7 @@ from searchtune.training.fit import FitPlan, Step, TrainLog, fit
 from searchtune.training.ranking import GroupRanking
 from searchtune.types import Collection
 from searchtune.workflows.first_stage import FirstStage
-from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.progress import SILENT, Progress, WarningRecord
 from searchtune.workflows.rerank_dev import DevRankings, Fitted, dev_rankings, fit_on_dev
 from searchtune.workflows.rerank_finish import TrainedReranker, write_reranker
 from searchtune.workflows.rerank_measure import Reranked, measure_reranker
@@ -106,7 +106,7 @@ def train_reranker(
     """
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu")
-    progress = progress if state.is_main_process else SILENT
+    progress = WarningRecord(progress if state.is_main_process else SILENT)
     progress.stage(f"opening {recipe.task}")
     training = open_training_set(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
@@ -222,7 +222,7 @@ def _note_lengths(shop: _Workshop, sampler: GroupSampler) -> None:
     cut = shop.store.truncated(groups.row_queries, groups.docs)
     if cut:
         limit = shop.recipe.max_tokens
-        shop.progress.note(f"{cut:,} of {len(groups.docs):,} training pairs are cut at {limit} tokens")
+        shop.progress.warn(f"{cut:,} of {len(groups.docs):,} training pairs are cut at {limit} tokens")
 
 
 def _on_test(shop: _Workshop, what: str) -> PairScorer | None:
@@ -273,6 +273,7 @@ def _finish(shop: _Workshop, log: TrainLog, dev: DevRankings | None, base: PairS
             training=_facts(shop, log),
             reload_difference=worst,
             precision=str(shop.reranker.dtype).removeprefix("torch."),
+            notes=progress.warnings,
         )
         report = measure_reranker(subject, shop.out)
     return RerankResult(shop.out, shop.out / "adapter", log, fitted, report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Reranked:
     training: Mapping[str, Any]
     reload_difference: float
     precision: str
+    notes: Sequence[str] = ()
+    """Warnings that the report repeats."""
 
     @property
     def qrels(self) -> Qrels:
@@ -75,6 +77,7 @@ def measure_reranker(subject: Reranked, folder: Path) -> Report:
             costs=costs,
             provenance=_provenance(subject),
             tags=collection.query_tags,
+            notes=subject.notes,
             retrieval=alone,
             trade_offs=trade_offs(rankers, runs, costs),
             calibration=_calibration(subject, runs[alone]),

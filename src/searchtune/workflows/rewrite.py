@@ -32,7 +32,7 @@ from searchtune.training.fit import FitPlan, Step, TrainLog, fit
 from searchtune.training.generation import CompletionWriting
 from searchtune.workflows.adapter import Verification
 from searchtune.workflows.open_rewriter import open_rewriter
-from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.progress import SILENT, Progress, WarningRecord
 from searchtune.workflows.provenance import spec_sha256
 from searchtune.workflows.rewrite_data import RewriteData, SearchTurns, open_rewrite_data
 from searchtune.workflows.rewrite_finish import TrainedRewriter, write_rewriter
@@ -113,7 +113,7 @@ def train_rewriter(
     """
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu")
-    progress = progress if state.is_main_process else SILENT
+    progress = WarningRecord(progress if state.is_main_process else SILENT)
     progress.stage("reading the turns")
     data = open_rewrite_data(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
@@ -287,4 +287,5 @@ def _measure(
         "retrievers": {one.name: one.model for one in search.searches},
     }
     subject = Rewritten(turns, search.searches, search.choices, base, tuned, training, facts, recipe.seed)
+    subject = replace(subject, notes=progress.warnings)
     return measure_rewriter(subject, out)

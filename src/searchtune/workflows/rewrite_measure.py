@@ -73,6 +73,8 @@ class Rewritten:
     training: Mapping[str, Any]
     provenance: Mapping[str, Any]
     seed: int
+    notes: Sequence[str] = ()
+    """Warnings that the report repeats."""
 
     @property
     def qrels(self) -> Qrels:
@@ -162,6 +164,7 @@ def measure_rewriter(subject: Rewritten, folder: Path) -> Report:
                 "hardware": hardware(),
             },
             tags=subject.turns.collection.query_tags,
+            notes=subject.notes,
         ),
         seed=subject.seed,
     )

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import altair as alt
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 from markupsafe import Markup
 from tests.unit.evaluation.made_up import made_up_collection, made_up_evidence, made_up_run, with_reranking
 
-from searchtune.evaluation import Evidence, build_report, explorer, page
+from searchtune.evaluation import Evidence, build_report, explorer, page, read_report, write_report
 from searchtune.evaluation.charts import MOST_BARS, gain_rows, page_charts
 from searchtune.evaluation.report import QueryScores
+from searchtune.evaluation.table import render_report
 
 EVIL = "<script>alert('x')</script> & \"more\" \u2028 </script>"
 
@@ -237,3 +239,15 @@ def test_what_gets_worse_is_told_for_every_comparison() -> None:
     assert re.findall(r'<span class="versus">(.*?)</span>', part) == ["base → tuned", "hybrid → tuned+bm25"]
     assert part.count("<tr>") == 2 * (1 + 10)
     assert "the worst 10 shown" in part
+
+
+def test_warnings_given_on_the_way_are_told_wherever_the_report_is_read(tmp_path: Path) -> None:
+    notes = (f"12 training pairs {EVIL}", "9 of 10 texts are cut")
+    report = build_report(made_up_evidence(queries=30, docs=60, notes=notes), rounds=50)
+    write_report(report, tmp_path / "report.json")
+    again = read_report(tmp_path / "report.json")
+    assert again.notes == notes
+    html = page.render_page(again)
+    assert "<li>9 of 10 texts are cut</li>" in html and "12 training pairs &lt;script&gt;" in html
+    assert "warning: 9 of 10 texts are cut" in render_report(again)
+    assert "Warned on the way" not in page.render_page(report.model_copy(update={"notes": ()}))

@@ -83,6 +83,7 @@ def test_the_report(finished):
     assert report.systems["tuned"].metrics["ndcg@10"].mean > report.systems["base"].metrics["ndcg@10"].mean
     assert report.provenance["precision"] == "float32"
     assert report.provenance["reload_difference"] < 1e-5
+    assert any("training pairs" in note for note in report.notes), "a warning that is told while training only"
     assert finished.summary()["test"]["tuned"]["ndcg@10"] == report.systems["tuned"].metrics["ndcg@10"].mean
 
 

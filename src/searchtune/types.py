@@ -113,6 +113,21 @@ class Run:
         """Only the rows where `keep` is true."""
         return Run(self.queries[keep], self.docs[keep], self.scores[keep])
 
+    def top(self, depth: int) -> Run:
+        """The first `depth` places of every row."""
+        return Run(self.queries, self.docs[:, :depth], self.scores[:, :depth])
+
+    def over(self, queries: IntArray) -> Run:
+        """The rankings of these queries, empty for those that the run lacks. Shape: queries (any,) ascending."""
+        if np.array_equal(self.queries, queries):
+            return self
+        place = np.searchsorted(self.queries, queries)
+        found = np.isin(queries, self.queries)
+        docs = np.full((len(queries), self.depth), NO_DOC, dtype=np.int64)
+        scores = np.full(docs.shape, -np.inf, dtype=np.float32)
+        docs[found], scores[found] = self.docs[place[found]], self.scores[place[found]]
+        return Run(np.asarray(queries, np.int64), docs, scores)
+
 
 @dataclass(frozen=True)
 class Collection:

@@ -151,7 +151,7 @@ def answers_of_run(collection: Collection, run: Run, depth: int, labels: Qrels |
     """The same questions with the first `depth` documents that a run has for them in place of the labelled ones.
 
     Gold are those of them that `labels` call relevant; references are as in `answers_of_labels`. Queries without labels
-    have neither.
+    have neither. A query with labels that the run lacks has no passage.
 
     Raises:
         ConfigError: a depth below 1.
@@ -159,6 +159,7 @@ def answers_of_run(collection: Collection, run: Run, depth: int, labels: Qrels |
     """
     if depth < 1:
         raise ConfigError(f"depth {depth}: answer from at least the first document of each query")
+    run = run if labels is None else run.over(np.union1d(run.queries, labels.queries))
     known = {} if labels is None else {one.id: one for one in answers_of_labels(collection, labels).examples}
     relevant = None if labels is None else labels.relevant(collection.min_grade)
     wanted = {} if relevant is None else {int(q): set(relevant.row(i)[0]) for i, q in enumerate(relevant.queries)}

@@ -193,7 +193,7 @@ def _fail(what: str, queries: list[str], docs: list[str]) -> None:
         for kind, ids in kinds
         if ids
     ]
-    remedy = "check that they belong to this collection, or skip unknown ids explicitly"
+    remedy = "check that they belong to this collection, or leave them out of the file"
     raise DataError(f"{what}: {' and '.join(parts)}; {remedy}", tuple(queries + docs))
 
 

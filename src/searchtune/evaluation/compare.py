@@ -119,7 +119,7 @@ def _metric(reports: Sequence[Report], names: Sequence[str], wanted: str | None)
 def _must_agree(reports: Sequence[Report], names: Sequence[str], sets: Sequence[set[str]]) -> None:
     for (name, report, ids), (other_name, other, other_ids) in pairwise(zip(names, reports, sets, strict=True)):
         pair = f"{name} and {other_name}"
-        remedy = "compare on the common queries only (common=True) or evaluate both on the same data"
+        remedy = "keep to the queries that both judged (--common), or evaluate both on the same data"
         if (report.collection, report.split) != (other.collection, other.split):
             have = f"{report.collection} {report.split}, the other {other.collection} {other.split}"
             raise DataError(f"{pair} are about different data: {have}; {remedy}")

@@ -1,6 +1,7 @@
 """Fusing runs into one: reciprocal ranks (Cormack, Clarke and Buettcher 2009) and the Comb family (Fox and Shaw 1994).
 
-A document that a run did not find gets nothing from it. Weights for a fusion are found on labelled queries by `tuning`.
+No document loses by being found: what a run gives starts at 0 with its last document, and a document that it did not
+find gets 0. A query that a run lacks is an empty ranking. Weights are found on labelled queries by `tuning`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.types import NO_DOC, FloatArray64, IntArray, Run
@@ -18,8 +18,16 @@ Method = Literal["rrf", "combsum", "combmnz", "combmax"]
 """What becomes of a document's gains: `rrf` and `combsum` add them up (with weights: the weighted sum), `combmnz` also
 multiplies by the number of runs that found it, `combmax` takes the greatest."""
 Normalisation = Literal["none", "min-max", "z-score", "rank"]
-"""What a run's scores for a query become, before they are weighed: themselves; (s - min) / (max - min), 1 where all are
-equal; (s - mean) / standard deviation, 0 where all are equal; (n - rank + 1) / n for n documents found."""
+"""What a run's scores for a query become, before they are weighed: themselves, less the lowest where that is below 0;
+(s - min) / (max - min); (s - min) / standard deviation; (n - rank + 1) / n for n documents found. Where all scores are
+equal, the second and third are 1.
+
+The third is the z-score less that of the list's last document. With CombSUM that ranks as z-scores do (Montague and
+Aslam 2001) when a document that a list lacks has the lowest of that list. Were it the mean of 0 instead, a document in
+the lower half of two lists would fall below one that only one of them found."""
+
+_ROUNDING = 1e-12
+"""A standard deviation of no more than this is rounding."""
 
 
 def fuse(
@@ -31,7 +39,7 @@ def fuse(
     depth: int = 100,
     k: float = 60,
 ) -> Run:
-    """One run out of several over the same queries, from the top `depth` of each, cut to `depth`.
+    """One run out of several, over all of their queries, from the top `depth` of each, cut to `depth`.
 
     With `rrf` a run gives a document 1 / (k + rank), and `normalisation` is not looked at; otherwise its normalised
     score. Either is multiplied by the run's weight, 1 by default.
@@ -41,7 +49,7 @@ def fuse(
     Raises:
         ConfigError: an unknown method or normalisation, weights that do not fit the runs, or k below 0.
         DataError: a score that is NaN or infinite.
-        ValueError: no run, or runs over different queries.
+        ValueError: no run.
     """
     return Candidates(runs, method, normalisation=normalisation, depth=depth, k=k).fuse(weights)
 
@@ -64,8 +72,8 @@ class Candidates:
         """See `fuse`."""
         _check(runs, method, normalisation, k)
         self.method, self.depth, self.runs = method, depth, len(runs)
-        self.queries = runs[0].queries
-        tops = [Run(run.queries, run.docs[:, :depth], run.scores[:, :depth]) for run in runs]
+        self.queries: IntArray = np.unique(np.concatenate([run.queries for run in runs]))
+        tops = [run.over(self.queries).top(depth) for run in runs]
         docs = np.concatenate([top.docs for top in tops], axis=1)  # (queries, candidates)
         gains = [_reciprocal(top, k) if method == "rrf" else _normal(top, normalisation) for top in tops]
         source = np.repeat(np.arange(len(tops)), [top.depth for top in tops])
@@ -85,7 +93,7 @@ class Candidates:
         if self.method == "combmnz":
             totals *= self._merge(np.add, np.ones_like(gains))
         ranked = Run.ranked(self.queries, np.where(self._first, self._docs, NO_DOC), totals.astype(np.float32))
-        return Run(ranked.queries, ranked.docs[:, : self.depth], ranked.scores[:, : self.depth])
+        return ranked.top(self.depth)
 
     def _merge(self, function: np.ufunc, values: FloatArray64) -> FloatArray64:
         """`function` over a document's values, at its first place; 0 at its others. Shape: (queries, candidates)."""
@@ -98,8 +106,6 @@ class Candidates:
 def _check(runs: Sequence[Run], method: str, normalisation: str, k: float) -> None:
     if not runs:
         raise ValueError("there is no run to fuse")
-    if any(not np.array_equal(run.queries, runs[0].queries) for run in runs):
-        raise ValueError("runs over different queries cannot be fused")
     if method not in get_args(Method):
         raise ConfigError(f"unknown fusion {method!r}{did_you_mean(method, get_args(Method))}")
     if normalisation not in get_args(Normalisation):
@@ -131,25 +137,23 @@ def _reciprocal(run: Run, k: float) -> FloatArray64:
 
 
 def _normal(run: Run, how: Normalisation) -> FloatArray64:
-    """Normalised scores, 0 where a row has ended. Shape: (queries, depth)."""
+    """Normalised scores from 0 on, 0 where a row has ended. Shape: (queries, depth)."""
     found = run.docs != NO_DOC
     counts = found.sum(axis=1, keepdims=True)
     scores = np.where(found, run.scores, 0.0).astype(np.float64)
+    low = np.where(found, scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    low = np.where(counts, low, 0.0)
     if how == "rank":
         scores = (counts - np.arange(run.depth)) / np.maximum(counts, 1)
-    elif how == "min-max":
-        low = np.where(found, scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-        spread = np.where(found, scores, -np.inf).max(axis=1, keepdims=True, initial=-np.inf) - low
+    elif how == "none":
+        scores = scores - np.minimum(low, 0.0)
+    else:
+        spread = np.where(found, scores - low, 0.0).max(axis=1, keepdims=True, initial=0.0)
         flat = ~(spread > 0)
-        scores = np.where(flat, 1.0, (scores - np.where(flat, 0, low)) / np.where(flat, 1, spread))
-    elif how == "z-score":
-        mean = scores.sum(axis=1, keepdims=True) / np.maximum(counts, 1)
-        deviation = np.sqrt((np.where(found, scores - mean, 0) ** 2).sum(axis=1, keepdims=True) / np.maximum(counts, 1))
-        scores = _over(scores - mean, deviation)
+        if how == "z-score":
+            mean = scores.sum(axis=1, keepdims=True) / np.maximum(counts, 1)
+            squares = np.where(found, scores - mean, 0) ** 2
+            spread = np.sqrt(squares.sum(axis=1, keepdims=True) / np.maximum(counts, 1))
+            flat |= ~(spread > _ROUNDING)
+        scores = np.where(flat, 1.0, (scores - low) / np.where(flat, 1, spread))
     return np.where(found, scores, 0.0)
-
-
-def _over(values: FloatArray64, spread: FloatArray64) -> npt.NDArray[np.float64]:
-    """`values / spread`, 0 where the spread is no more than rounding. Shape: (queries, depth), (queries, 1)."""
-    real = spread > 1e-12
-    return np.where(real, values / np.where(real, spread, 1), 0.0)

@@ -16,7 +16,7 @@ import numpy as np
 from searchtune.errors import ConfigError, DataError
 from searchtune.metrics import score
 from searchtune.retrieval.fusion import Candidates, Method, Normalisation
-from searchtune.types import Qrels, Run
+from searchtune.types import NO_DOC, Qrels, Run
 
 RRF_KS = (0, 1, 2, 5, 10, 20, 40, 60, 100, 200, 500)
 """The values of k that are tried."""
@@ -69,11 +69,17 @@ def tune_weights(
 
     Raises:
         ConfigError: an unknown metric or method, or a grid of more than 5000 weightings.
-        DataError: no query has labels, or the runs hold none of those that have.
+        DataError: no query has labels, or a run ranks nothing for those that have.
     """
-    if not len(qrels) or not np.isin(qrels.queries, runs[0].queries if runs else []).any():
+    silent = [not (run.docs[np.isin(run.queries, qrels.queries)] != NO_DOC).any() for run in runs]
+    if all(silent):
         raise DataError(
             f"{len(qrels)} queries have labels and the runs hold none of them: tune on a split that was searched"
+        )
+    if any(silent):
+        raise DataError(
+            f"run {silent.index(True) + 1} of {len(runs)} ranks nothing for the {len(qrels)} queries that weights are "
+            "fitted on: add them to it, or give the weights as numbers"
         )
 
     def quality(candidates: Candidates, weights: tuple[float, ...]) -> float:

@@ -123,7 +123,9 @@ class RunSystem(Spec):
 
     kind: Literal["run"]
     file: str
-    """A TREC run file, plain or .gz; `{task}` stands for the task's name."""
+    """A TREC run file, plain or .gz; `{task}` stands for the task's name. A query that it lacks is an empty ranking."""
+    unknown_documents: Literal["fail", "skip"] = "fail"
+    """Refuse a file that ranks documents which the collection lacks, or leave those out."""
 
 
 System = Annotated[

@@ -106,10 +106,9 @@ def run_suite(
     tasks = {folder_name(task.name): task for task in map(load_task, suite.tasks)}
     if len(tasks) < len(suite.tasks):
         raise ConfigError(f"suite {suite.name}: two of its tasks {suite.tasks} bear one name; give each its own")
-    results = []
+    results: list[TaskResult] = []
     for name, task in tasks.items():
-        done = out / name / "report.json"
-        if policy == "resume" and done.is_file():
+        if policy == "resume" and (done := out / name / "report.json").is_file():
             results.append(TaskResult(task.name, out / name, read_report(done)))
         else:
             results.append(_measure_task(suite, task, out / name, cache, progress))
@@ -236,7 +235,9 @@ class _Bench:
                 return self._rewriter(name, system)
             case RunSystem():
                 file = Path(system.file.format(task=self.collection.name)).expanduser()
-                return FileRanker(file, self.collection, self.suite.split)
+                theirs = FileRanker(file, self.collection, system.unknown_documents)
+                theirs.tell(self.collection.qrels[self.suite.split].queries, self.progress)
+                return theirs
 
     def _reranker(self, name: str, system: RerankSystem) -> RerankRanker:
         opened = open_reranker(system.model, precision=system.precision)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from searchtune.data.named import NamedQrels, align_to_collection
+from searchtune.data.named import run_in_collection
 from searchtune.data.trec import read_trec_run
-from searchtune.errors import ArtifactError, ConfigError, did_you_mean
+from searchtune.errors import ArtifactError, ConfigError, DataError, did_you_mean
 from searchtune.retrieval.bm25 import BM25Index, kept_bm25
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.dense import without_self
@@ -26,6 +26,7 @@ from searchtune.retrieval.index import VectorIndex
 from searchtune.retrieval.store import load_index, save_index
 from searchtune.specs.suite import IndexSpec
 from searchtune.types import NO_DOC, Collection, FloatArray, IntArray, Run
+from searchtune.workflows.progress import Progress
 
 Runs = Mapping[str, Run]
 _FAISS: dict[str, type[Kind]] = {"flat": Flat, "ivf": Ivf, "hnsw": Hnsw, "pq": Pq, "sq": Sq, "factory": Factory}
@@ -50,7 +51,9 @@ class Ranker(Protocol):
         """What it took to get ready: `index_seconds`, `index_mb`, ..."""
 
     def rank(self, request: Request, earlier: Runs) -> Run:
-        """A run over the request's queries. `earlier` holds the runs of the systems before this one."""
+        """A run with a row for each of the request's queries, empty where nothing is found; `earlier` holds the runs of
+        the systems before this one.
+        """
 
 
 @dataclass
@@ -113,26 +116,46 @@ class FusedRanker:
 
 @dataclass
 class FileRanker:
-    """A TREC run file over the judged queries of a split. Ids that the collection lacks are an error."""
+    """A TREC run file. A query that it lacks is an empty ranking; its queries that the collection lacks are left out.
+
+    Raises:
+        DataError: it ranks documents that the collection lacks and `unknown` is "fail", or none of the collection's
+            queries; see also `read_trec_run`.
+    """
 
     file: Path
     collection: Collection
-    split: str
+    unknown: Literal["fail", "skip"] = "fail"
     cost: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        judged = NamedQrels.of(self.collection, self.split)
         named = read_trec_run(self.file)
-        self.run = align_to_collection(self.collection, judged, {"run": named}).runs["run"]
+        known = np.array([query in self.collection.query_index for query in named.query_ids], dtype=np.bool_)
+        self.foreign_queries = int((~known).sum())
+        """How many of its queries the collection lacks."""
+        if not known.any():
+            raise DataError(
+                f"{self.file}: ranks none of {self.collection.name}'s queries, but others such as "
+                f"{named.query_ids[0]!r}; name the run that was made on this task"
+            )
+        named = replace(named, tag=str(self.file), run=named.run.select(known[named.run.queries]))
+        self.run, self.foreign_documents = run_in_collection(self.collection, named, on_unknown=self.unknown)
+
+    def tell(self, queries: IntArray, progress: Progress) -> None:
+        """How many of these queries it ranks, and what was left out of it: a warning where anything is amiss."""
+        ranked = int(np.isin(queries, self.run.queries).sum())
+        said = f"{self.file}: ranks {ranked:,} of {len(queries):,} queries"
+        said += ", the rest are empty rankings" * (ranked < len(queries))
+        left_out = {"queries": self.foreign_queries, "ranked documents": self.foreign_documents}
+        words = [f"{count:,} {kind} that {self.collection.name} lacks" for kind, count in left_out.items() if count]
+        said += f"; left out: {' and '.join(words)}" * bool(words)
+        (progress.warn if ranked < len(queries) or words else progress.note)(said)
 
     def rank(self, request: Request, earlier: Runs) -> Run:
-        place = np.searchsorted(self.run.queries, request.queries).clip(max=max(0, len(self.run.queries) - 1))
-        found = self.run.queries[place] == request.queries if len(self.run.queries) else np.zeros(0, np.bool_)
-        docs, scores = self.run.docs[place[found]], self.run.scores[place[found]]
+        run = self.run.over(request.queries)
         if request.exclude is not None:
-            docs = np.where(np.isin(docs, request.exclude), NO_DOC, docs)
-        run = Run.ranked(request.queries[found], docs, scores)
-        return Run(run.queries, run.docs[:, : request.depth], run.scores[:, : request.depth])
+            run = Run.ranked(run.queries, np.where(np.isin(run.docs, request.exclude), NO_DOC, run.docs), run.scores)
+        return run.top(request.depth)
 
 
 def rank_all(

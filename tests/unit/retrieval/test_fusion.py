@@ -62,10 +62,15 @@ def test_only_the_top_of_each_run_counts():
     assert fused.docs.tolist() == [[2, 3]]
 
 
-def test_runs_over_different_queries():
-    other = run_of([[1]])
-    with pytest.raises(ValueError, match="different queries"):
-        fuse([other, Run(other.queries + 1, other.docs, other.scores)], "rrf")
+def test_a_query_that_a_run_lacks_is_an_empty_ranking():
+    full, part = run_of([[1, 2], [3, 4], [5]]), run_of([[2, 1], [], [6, 5]])
+    lacks = part.select(np.array([True, False, True]))
+    for method in ("rrf", "combsum", "combmnz", "combmax"):
+        expected, found = fuse([full, part], method), fuse([full, lacks], method)
+        assert found.queries.tolist() == [0, 1, 2]
+        assert (found.docs == expected.docs).all()
+        assert found.scores == pytest.approx(expected.scores)
+        assert fuse([lacks, full], method).docs[1, :2].tolist() == [3, 4]
 
 
 def scored(rows, depth=4):
@@ -107,13 +112,44 @@ def test_by_hand(method, normalisation, weights, expected):
     assert run.queries.tolist() == [2, 3, 4]
 
 
-def test_z_score():
+def test_z_score_is_measured_from_the_last_document_of_a_list():
+    """Montague and Aslam's z-scores; a list gives a document that it lacks what its last document has."""
     run = fuse([LEXICAL, DENSE], "combsum", normalisation="z-score")
-    deviation = np.std([0.9, 0.8, 0.5])
-    high = np.sqrt(1.5)
-    assert ranking(run, 0)[1] == pytest.approx(high + (0.5 - 2.2 / 3) / deviation, rel=1e-5)
-    assert ranking(run, 0)[3] == pytest.approx(-high, rel=1e-5)
-    assert ranking(run, 1) == {8: 0.0, 7: 0.0}
+    lexical, dense = np.sqrt(32 / 3), np.std([0.9, 0.8, 0.5])  # 10, 6, 2: (16 + 0 + 16) / 3
+    expected = {2: 4 / lexical + 0.4 / dense, 1: 8 / lexical, 4: 0.3 / dense, 3: 0.0}
+    assert ranking(run, 0) == pytest.approx(expected, rel=1e-5)
+    assert ranking(run, 1) == {7: 2.0, 8: 1.0}
+
+
+def test_what_both_found_is_not_below_what_one_found():
+    """Documents 1 and 2 end both lists; 9 is in the middle of one. With 0 for what is missing, 9 was before 1."""
+    first = scored([{5: 10.0, 9: 3.0, 1: 2.9, 2: 1.0}])
+    second = scored([{6: 10.0, 7: 9.0, 1: 2.9, 2: 1.0}])
+    plain = {doc: (first_z, second_z) for doc, first_z, second_z in ((9, -0.34, 0.0), (1, -0.37, -0.74))}
+    assert sum(plain[9]) > sum(plain[1])
+    found = list(ranking(fuse([first, second], "combsum", normalisation="z-score"), 0))
+    assert found.index(1) < found.index(9)
+
+
+def test_scores_below_0_are_no_worse_than_being_missed():
+    logits = scored([{1: 4.0, 2: -1.0, 3: -6.0}]), scored([{2: -0.5, 4: -7.0}])
+    found = fuse(logits, "combsum", normalisation="none")
+    assert ranking(found, 0) == {2: 11.5, 1: 10.0, 4: 0.0, 3: 0.0}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rows=st.lists(
+        st.dictionaries(st.integers(0, 8), st.floats(-9, 9, width=16), min_size=1, max_size=6), min_size=2, max_size=3
+    ),
+    method=st.sampled_from(["rrf", "combsum", "combmnz", "combmax"]),
+    normalisation=st.sampled_from(["none", "min-max", "z-score", "rank"]),
+)
+def test_no_document_loses_by_a_list_that_found_it(rows, method, normalisation):
+    runs = [scored([row], depth=9) for row in rows]
+    fewer = ranking(fuse(runs[:-1], method, normalisation=normalisation), 0)
+    more = ranking(fuse(runs, method, normalisation=normalisation), 0)
+    assert all(more[doc] >= score for doc, score in fewer.items())
 
 
 def test_equal_scores_count_one_each_so_that_being_found_is_worth_something():

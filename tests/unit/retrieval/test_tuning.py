@@ -7,7 +7,7 @@ from searchtune.errors import ConfigError, DataError
 from searchtune.metrics import score
 from searchtune.retrieval.fusion import fuse
 from searchtune.retrieval.tuning import RRF_KS, tune_weights
-from searchtune.types import Qrels, Run
+from searchtune.types import NO_DOC, Qrels, Run
 
 
 def world(noise, seed=0, queries=30, documents=40):
@@ -66,6 +66,14 @@ def test_a_judged_query_that_the_runs_lack_counts_nothing():
     half = np.arange(30) < 15
     full, part = tune_weights(runs, qrels), tune_weights([run.select(half) for run in runs], qrels)
     assert 0 < part.score < full.score * 0.6
+
+
+def test_a_run_that_ranks_nothing_where_weights_are_fitted():
+    runs, qrels = world([0.3, 0.3])
+    silent = Run(runs[1].queries, np.full_like(runs[1].docs, NO_DOC), np.full_like(runs[1].scores, -np.inf))
+    for lacks in (silent, runs[1].select(np.zeros(30, dtype=bool))):
+        with pytest.raises(DataError, match="run 2 of 2 ranks nothing for the 30 queries"):
+            tune_weights([runs[0], lacks], qrels)
 
 
 def test_what_cannot_be_tuned():

@@ -9,7 +9,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import support
 from searchtune.data.beir import read_beir
 from searchtune.data.named import NamedQrels
 from searchtune.data.results import read_result
@@ -20,7 +22,10 @@ from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.suite import SuiteSpec
 from searchtune.workflows import evaluate, systems
 from searchtune.workflows.evaluate import load_suite, run_suite
+from searchtune.workflows.progress import Progress
 from searchtune.workflows.score import score_files
+
+DOCUMENT = next(iter(support.documents()))
 
 
 @pytest.fixture(autouse=True)
@@ -204,10 +209,87 @@ def test_a_run_from_elsewhere(suite, tmp_path):
     assert means(again)["theirs"] == means(again)["words"]
 
 
+@pytest.fixture(scope="module")
+def tiny_cross_encoder(tiny_model, tmp_path_factory):
+    """The tiny model with a head for ranking."""
+    folder = tmp_path_factory.mktemp("cross-encoder")
+    AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+class Notes(Progress):
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
 def test_a_run_with_unknown_documents(suite, tmp_path):
     file = tmp_path / "bad.run"
-    file.write_text("q48 Q0 nowhere 1 3.5 theirs\n", encoding="utf-8")
+    file.write_text(f"q48 Q0 nowhere 1 3.5 theirs\nq48 Q0 {DOCUMENT} 2 3 theirs\n", encoding="utf-8")
+    system = {"kind": "run", "file": str(file)}
     with pytest.raises(DataError, match="nowhere"):
+        run_suite(suite({"theirs": system}), tmp_path / "out")
+    said = Notes()
+    run_suite(suite({"theirs": {**system, "unknown_documents": "skip"}}), tmp_path / "skip", progress=said)
+    assert (
+        f"{file}: ranks 1 of 12 queries, the rest are empty rankings; left out: 1 ranked documents that"
+        in said.notes[-1]
+    )
+
+
+def run_lines(result):
+    return gzip.decompress((result.folder / "runs" / "words.run.gz").read_bytes()).decode().splitlines()
+
+
+def fitting_systems(file, tiny_cross_encoder):
+    """Every kind of system that stands behind a run file."""
+    return {
+        "words": {"kind": "bm25"},
+        "theirs": {"kind": "run", "file": str(file)},
+        "rrf": {"kind": "fusion", "of": ["words", "theirs"]},
+        "sum": {"kind": "fusion", "of": ["theirs", "words"], "method": "combsum", "normalisation": "z-score"},
+        "fitted": {"kind": "fusion", "of": ["words", "theirs"], "method": "combsum", "weights": "dev"},
+        "reranked": {"kind": "rerank", "of": "theirs", "model": str(tiny_cross_encoder), "depth": 5, "sweep": [2]},
+    }
+
+
+def test_a_run_that_lacks_queries_is_an_empty_ranking_everywhere(suite, tiny_cross_encoder, tmp_path):
+    """Fewer queries, fewer documents than the depth, and queries that are not judged or not the collection's."""
+    (whole,) = run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "one")
+    rows = run_lines(whole)
+    asked = list(dict.fromkeys(row.split()[0] for row in rows))
+    kept = [row for row in rows if row.split()[0] not in asked[:2] and int(row.split()[3]) <= 7]
+    (dev,) = run_suite(suite({"words": {"kind": "bm25"}}, split="dev"), tmp_path / "dev")
+    kept += run_lines(dev)
+    kept += [f"elsewhere Q0 {DOCUMENT} 1 2.0 words"]
+    file = tmp_path / "theirs.run"
+    file.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    said = Notes()
+    (result,) = run_suite(suite(fitting_systems(file, tiny_cross_encoder)), tmp_path / "out", progress=said)
+    assert any("ranks 10 of 12 queries, the rest are empty rankings; left out: 1 queries" in one for one in said.notes)
+    for name in ("rrf", "sum", "fitted"):
+        for query in asked[:2]:  # where one ranking is empty, a fusion is the other
+            assert result.report.by_query("ndcg@10", name)[query] == result.report.by_query("ndcg@10", "words")[query]
+    assert all(result.report.by_query("ndcg@10", "theirs")[query] == 0 for query in asked[:2])
+    assert all(result.report.by_query("ndcg@10", "reranked")[query] == 0 for query in asked[:2])
+
+
+def test_weights_are_not_fitted_on_queries_that_a_run_lacks(suite, tmp_path):
+    (whole,) = run_suite(suite({"words": {"kind": "bm25"}}), tmp_path / "one")
+    systems = fitting_systems(whole.folder / "runs" / "words.run.gz", tmp_path)
+    with pytest.raises(DataError, match="run 2 of 2 ranks nothing for the 12 queries that weights are fitted on"):
+        run_suite(suite({name: systems[name] for name in ("words", "theirs", "fitted")}), tmp_path / "out")
+
+
+def test_a_run_of_another_task(suite, tmp_path):
+    file = tmp_path / "other.run"
+    file.write_text(f"elsewhere Q0 {DOCUMENT} 1 2.0 words\n", encoding="utf-8")
+    with pytest.raises(DataError, match="ranks none of .*'s queries, but others such as 'elsewhere'"):
         run_suite(suite({"theirs": {"kind": "run", "file": str(file)}}), tmp_path / "out")
 
 

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from searchtune.data.near import near_groups
 from searchtune.data.packed import created
 from searchtune.data.problems import Problem

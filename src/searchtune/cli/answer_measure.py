@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from searchtune.cli.answer_run import Json, RowForm
+from searchtune.reading import user_path
 
 if TYPE_CHECKING:
     from searchtune.evaluation.answer_report import Condition
@@ -63,7 +64,7 @@ def measure(
     from searchtune.workflows.answer_measure import CONDITIONS, PAGE_FILE, MeasurePlan
     from searchtune.workflows.open_judge import open_judge
 
-    source = _source(questions, form, task, split) or kept_questions(Path(answerer).expanduser())
+    source = _source(questions, form, task, split) or kept_questions(user_path(answerer))
     if max_questions is not None:
         source = source.model_copy(update={"max_examples": max_questions})
     plan = MeasurePlan(

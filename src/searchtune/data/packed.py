@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from searchtune import reading
 from searchtune.errors import DataError
 from searchtune.storage.atomic import atomic_write
 
@@ -21,9 +22,8 @@ _PACKING = 4
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The file's bytes, unpacked where it is gzip; what the system says against it becomes a `DataError`."""
     try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == _GZIP
-            raw.seek(0)
+        with reading.opened(path) as raw:
+            packed = raw.peek(2)[:2] == _GZIP  # a pipe cannot be wound back
             if packed:
                 with gzip.open(raw, "rb") as file:
                     yield cast("BinaryIO", file)
@@ -31,8 +31,6 @@ def opened(path: Path) -> Iterator[BinaryIO]:
                 yield raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: broken gzip file ({error}); fetch or write it again") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 @contextmanager

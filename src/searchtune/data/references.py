@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from searchtune.errors import DataError
+from searchtune.reading import user_path
 
 
 def read_references(file: Path | str) -> dict[str, list[str]]:
@@ -14,7 +15,7 @@ def read_references(file: Path | str) -> dict[str, list[str]]:
     Raises:
         DataError: the file cannot be read, or a line is not what it should be.
     """
-    file = Path(file).expanduser()
+    file = user_path(file)
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

@@ -10,7 +10,6 @@ six digits as mteb rounds them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.reading import read_json_object
 from searchtune.storage.atomic import write_json
 
 MAIN_SCORE = "ndcg@10"
@@ -87,12 +87,7 @@ def read_result(path: Path, *, hf_subset: str | None = None) -> RetrievalResult:
     Of a split with several subsets `hf_subset` names the one to read; without it there must be only one. Scores that
     searchtune has no name for (`nauc_...`) are left out.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); give a result file of mteb or searchtune") from error
+    content = read_json_object(path)
     try:
         rows = {split: _subset(path, split, found, hf_subset) for split, found in content["scores"].items()}
         first = next(iter(rows.values()))

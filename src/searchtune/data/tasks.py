@@ -20,6 +20,7 @@ from searchtune.data.irds import IRDS, open_irds
 from searchtune.data.pystdlib import load_pystdlib
 from searchtune.data.splits import cut_dev
 from searchtune.errors import ConfigError, did_you_mean
+from searchtune.reading import user_path
 from searchtune.specs.base import parse_spec, read_yaml
 from searchtune.specs.task import TaskSpec
 from searchtune.storage.assets import find_asset
@@ -61,7 +62,7 @@ def open_collection(task: TaskSpec) -> Collection:
 
 def places_of(source: str) -> list[Path]:
     """Where a source may lie, the first choice first: in the working directory, at `data_home`, in `./datasets`."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     roots = dict.fromkeys([Path(), data_home(), Path("datasets")])
     return [path] if path.is_absolute() else [root / path for root in roots]
 
@@ -94,7 +95,7 @@ def _with_splits(collection: Collection, splits: Mapping[str, str]) -> Collectio
 
 def data_home() -> Path:
     """Where collections are downloaded to: `$SEARCHTUNE_DATA`, or `./datasets`."""
-    return Path(os.environ.get("SEARCHTUNE_DATA") or "datasets").expanduser()
+    return user_path(os.environ.get("SEARCHTUNE_DATA") or "datasets")
 
 
 def _opened(task: TaskSpec) -> Collection:

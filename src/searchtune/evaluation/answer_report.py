@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 
 from searchtune.errors import DataError
 from searchtune.evaluation.report import Comparison, Figure, JsonEstimate, Part
 from searchtune.metrics.significance import Estimate
+from searchtune.reading import user_path
+from searchtune.specs.base import read_spec
 from searchtune.storage.atomic import write_json
 from searchtune.types import FloatArray64
 
@@ -188,12 +189,4 @@ def write_answer_report(report: AnswerReport, path: Path) -> None:
 
 def read_answer_report(path: Path | str) -> AnswerReport:
     """Read what `write_answer_report` wrote; a `DataError` says what is wrong with the file."""
-    path = Path(path)
-    try:
-        return AnswerReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; name the report of measured answers") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{path}: not a report of answers: {place}: {first['msg'].lower()}") from error
+    return read_spec(user_path(path, DataError), AnswerReport, "report of answers")

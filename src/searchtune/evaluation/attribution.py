@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from searchtune.errors import DataError
 from searchtune.evaluation.report import Figure, JsonEstimate, Part
 from searchtune.metrics.shapley import Share, attribute, members
 from searchtune.metrics.significance import bootstrap_columns
+from searchtune.reading import user_path
+from searchtune.specs.base import read_spec
 from searchtune.storage.atomic import write_json
 from searchtune.types import FloatArray64
 
@@ -278,12 +279,4 @@ def write_attribution(report: AttributionReport, path: Path) -> None:
 
 def read_attribution(path: Path | str) -> AttributionReport:
     """Read what `write_attribution` wrote; a `DataError` says what is wrong with the file."""
-    path = Path(path)
-    try:
-        return AttributionReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{path}: not an attribution: {place}: {first['msg'].lower()}") from error
+    return read_spec(user_path(path, DataError), AttributionReport, "attribution")

@@ -10,11 +10,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from searchtune.errors import DataError
 from searchtune.evaluation.report import Figure, JsonEstimate, Part, Reliability
 from searchtune.metrics.significance import Estimate
+from searchtune.reading import user_path
+from searchtune.specs.base import read_spec
 from searchtune.storage.atomic import write_json
 
 FIGURES = (
@@ -191,12 +191,4 @@ def write_judge_report(report: JudgeReport, path: Path) -> None:
 
 def read_judge_report(path: Path | str) -> JudgeReport:
     """Read what `write_judge_report` wrote; a `DataError` says what is wrong with the file."""
-    path = Path(path)
-    try:
-        return JudgeReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{path}: not a report of judges: {place}: {first['msg'].lower()}") from error
+    return read_spec(user_path(path, DataError), JudgeReport, "report of judges")

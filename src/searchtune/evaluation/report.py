@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from searchtune.errors import DataError
 from searchtune.metrics.significance import Estimate
-from searchtune.specs.base import Spec
+from searchtune.reading import user_path
+from searchtune.specs.base import Spec, read_spec
 from searchtune.storage.atomic import write_json
 
 HEADLINE = "ndcg@10"
@@ -369,12 +370,4 @@ def write_report(report: Report, path: Path) -> None:
 
 def read_report(path: Path | str) -> Report:
     """Read what `write_report` wrote; a `DataError` says what is wrong with the file."""
-    path = Path(path)
-    try:
-        return Report.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{path}: not a report: {place}: {first['msg'].lower()}") from error
+    return read_spec(user_path(path, DataError), Report, "report")

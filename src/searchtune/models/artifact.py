@@ -21,6 +21,7 @@ from searchtune.models.inputs import TokenStore, tokenise
 from searchtune.models.layout import Layout
 from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
+from searchtune.reading import read_array
 from searchtune.specs.card import CARD_FILE, AdapterCard
 from searchtune.storage.atomic import new_folder, write_json, write_text
 from searchtune.types import FloatArray
@@ -116,7 +117,7 @@ def probe_store(tokenizer: Any, card: AdapterCard) -> TokenStore:
 
 def probe_difference(folder: Path, card: AdapterCard, vectors: FloatArray) -> float:
     """Largest absolute difference of a component from the vectors that were recorded at training."""
-    recorded = np.load(folder / card.probe.vectors_file, allow_pickle=False)
+    recorded = read_array(folder / card.probe.vectors_file, ArtifactError)
     if recorded.shape != vectors.shape:
         raise ArtifactError(f"{folder}: probe vectors have shape {vectors.shape}, recorded {recorded.shape}")
     return float(np.abs(recorded - vectors).max(initial=0.0))

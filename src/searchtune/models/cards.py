@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from searchtune.errors import ArtifactError
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
+from searchtune.reading import read_array, read_json_object, user_path
 from searchtune.specs.card import CARD_FILE, AdapterCard, Card, ChatProbe, LlmCard, PairProbe, RerankerCard
 from searchtune.storage.atomic import write_json
 from searchtune.storage.marker import check_complete
@@ -35,8 +35,9 @@ def read_any_card(folder: Path) -> AnyCard:
         hint = f"; did you mean {inner}?" if (inner / CARD_FILE).is_file() else ""
         raise ArtifactError(f"{folder}: no {CARD_FILE}, so it is no searchtune adapter{hint}")
     check_complete(folder)
+    found = read_json_object(folder / CARD_FILE, ArtifactError)
     try:
-        return _CARDS.validate_json((folder / CARD_FILE).read_bytes())
+        return _CARDS.validate_python(found)
     except ValidationError as error:
         raise ArtifactError(f"{folder / CARD_FILE}: cannot be read: {error.errors()[0]['msg']}") from error
 
@@ -95,7 +96,7 @@ def check_probe(what: str, difference: float, tolerance: float) -> None:
 
 def score_difference(folder: Path, probe: PairProbe | ChatProbe, scores: FloatArray) -> float:
     """Largest absolute difference from the scores that were recorded at training."""
-    recorded = np.load(folder / probe.scores_file, allow_pickle=False)
+    recorded = read_array(folder / probe.scores_file, ArtifactError)
     if recorded.shape != scores.shape:
         raise ArtifactError(f"{folder}: {scores.shape} probe scores, recorded {recorded.shape}")
     return float(np.abs(recorded - scores).max(initial=0.0))
@@ -116,8 +117,8 @@ def copy_license_files(base: Path, folder: Path) -> None:
 
 def name_base(file: Path, card: Card, backbone: Any) -> None:
     """Let `adapter_config.json` say where the base is: its hub id if it has one, else the folder it was read from."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    local = card.base.startswith("package:") or Path(card.base).expanduser().is_dir()
+    config = read_json_object(file, ArtifactError)
+    local = card.base.startswith("package:") or user_path(card.base).is_dir()
     config["base_model_name_or_path"] = str(backbone.config._name_or_path) if local else card.base
     config["revision"] = card.revision
     write_json(file, config)

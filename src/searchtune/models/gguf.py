@@ -15,7 +15,6 @@ float16.
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -28,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from searchtune.errors import MissingExtraError, ModelError
 from searchtune.models.quiet import quiet
+from searchtune.reading import read_json_object
 from searchtune.storage.atomic import new_folder, write_json
 from searchtune.storage.fingerprint import sha256_file
 from searchtune.storage.marker import is_complete
@@ -192,5 +192,5 @@ def _cut_as_llama_cpp(file: Path, tokenizer: Any, origin: Mapping[str, Any]) -> 
 
 def _edit_json(file: Path, *, drop: tuple[str, ...], **values: str) -> None:
     """Leave out some keys of a JSON file and set others."""
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = read_json_object(file, ModelError)
     write_json(file, {key: value for key, value in settings.items() if key not in drop} | values)

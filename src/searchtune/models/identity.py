@@ -6,7 +6,6 @@ vector, by about 1e-7 in float32 and 1e-3 in bf16.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from searchtune.errors import ModelError
 from searchtune.models.layout import Layout, Pooling
 from searchtune.models.sources import tokenizer_sha256, weights_sha256
+from searchtune.reading import read_json_object, read_text
 from searchtune.storage.fingerprint import sha256_file, sha256_json
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def identify_generator(root: Path, *, adapter: Path | None, quantise: str, dtype
         "tokenizer_sha256": tokenizer_sha256(root),
         "template_sha256": sha256_json(
             [
-                template.read_text(encoding="utf-8") if template.is_file() else None,
+                read_text(template, ModelError) if template.is_file() else None,
                 _settings(root / "tokenizer_config.json").get("chat_template"),
             ]
         ),
@@ -134,8 +134,5 @@ def adapter_sha256(folder: Path) -> str:
 
 def _settings(file: Path) -> dict[str, Any]:
     """The entries of a JSON file that matter to the computation."""
-    try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return {name: value for name, value in values.items() if name not in _NO_MATTER.get(file.name, ())}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{file}: cannot be read as JSON: {error}") from error
+    values = read_json_object(file, ModelError)
+    return {name: value for name, value in values.items() if name not in _NO_MATTER.get(file.name, ())}

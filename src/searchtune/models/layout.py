@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from searchtune.errors import ModelError
+from searchtune.reading import read_json, read_json_object, shown
+
+_LIBRARY = "sentence_transformers."
+_TWO_FEWER = {"roberta", "xlm-roberta", "mpnet", "camembert"}
+"""Their first position is the one behind the padding token's."""
 
 Pooling = Literal["mean", "cls", "last", "max"]
 
@@ -42,21 +46,14 @@ def read_layout(folder: Path) -> Layout:
     modules_file = folder / "modules.json"
     if not modules_file.is_file():
         return Layout(max_tokens=_position_limit(folder), max_positions=_position_limit(folder))
-    modules = _read_json(modules_file)
-    kinds = {str(module["type"]).rsplit(".", 1)[-1]: folder / str(module["path"]) for module in modules}
-    unknown = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
-    if unknown or "Transformer" not in kinds:
-        raise ModelError(
-            f"{modules_file}: module {', '.join(unknown) or 'Transformer (missing)'} is not supported; "
-            "searchtune runs Transformer -> Pooling -> Normalize"
-        )
+    kinds = _modules(folder, modules_file)
     transformer = kinds["Transformer"] / "sentence_bert_config.json"
-    limit = _read_json(transformer).get("max_seq_length") if transformer.is_file() else None
+    limit = _whole(transformer, "max_seq_length") if transformer.is_file() else None
     prompts = _prompts(folder)
     return Layout(
         pooling=_read_pooling(kinds["Pooling"] / "config.json") if "Pooling" in kinds else "mean",
         normalise="Normalize" in kinds,
-        max_tokens=int(limit) if limit else _position_limit(folder),
+        max_tokens=limit or _position_limit(folder),
         max_positions=_position_limit(folder),
         query_prompt=prompts.get("query", ""),
         document_prompt=prompts.get("document", prompts.get("passage", "")),
@@ -64,30 +61,62 @@ def read_layout(folder: Path) -> Layout:
 
 
 def _read_pooling(file: Path) -> Pooling:
-    config = _read_json(file)
+    config = read_json_object(file, ModelError)
     declared = config.get("pooling_mode")
     modes = [declared] if declared else [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)]
     modes = [{"lasttoken": "last"}.get(str(mode), mode) for mode in modes]
     if len(modes) != 1 or modes[0] not in _POOLING_FLAGS.values():
-        raise ModelError(f"{file}: pooling {modes or config} is not supported; known: mean, cls, last, max")
+        raise ModelError(
+            f"{file}: pooling {shown(modes or config)} is none of mean, cls, last, max; choose another base"
+        )
     return cast(Pooling, modes[0])
+
+
+def _modules(folder: Path, file: Path) -> dict[str, Path]:
+    """Each module's class and folder, once all are known to be of sentence-transformers and inside `folder`."""
+    listed = read_json(file, ModelError)
+    kinds: dict[str, Path] = {}
+    for module in listed if isinstance(listed, list) else [listed]:
+        kind, path = (module.get("type"), module.get("path", "")) if isinstance(module, dict) else (None, None)
+        if not isinstance(kind, str) or not isinstance(path, str) or "\0" in path:
+            raise ModelError(
+                f"{file}: {shown(repr(module))} is no module with `type` and `path`; fetch the model again"
+            )
+        if not kind.startswith(_LIBRARY):
+            raise ModelError(
+                f"{file}: module {shown(kind)} is code of its own and would be run; searchtune opens only modules of "
+                "sentence-transformers: choose another base"
+            )
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{file}: module path {shown(path)!r} leads out of the folder; fetch the model again")
+        kinds[kind.rpartition(".")[2]] = folder / path
+    unknown = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
+    if unknown or "Transformer" not in kinds:
+        raise ModelError(
+            f"{file}: module {', '.join(map(shown, unknown)) or 'Transformer (missing)'} is not supported; "
+            "searchtune runs Transformer -> Pooling -> Normalize: choose another base"
+        )
+    return kinds
 
 
 def _prompts(folder: Path) -> dict[str, str]:
     file = folder / "config_sentence_transformers.json"
-    return dict(_read_json(file).get("prompts") or {}) if file.is_file() else {}
+    prompts = read_json_object(file, ModelError).get("prompts") or {} if file.is_file() else {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ModelError(f"{file}: prompts is {shown(repr(prompts))}, and not names with texts; correct it")
+    return prompts
 
 
 def _position_limit(folder: Path) -> int | None:
-    config = _read_json(folder / "config.json")
-    limit = config.get("max_position_embeddings")
-    if limit is None:
-        return None
-    return int(limit) - (2 if config.get("model_type") in {"roberta", "xlm-roberta", "mpnet", "camembert"} else 0)
+    file = folder / "config.json"
+    limit = _whole(file, "max_position_embeddings")
+    kind = read_json_object(file, ModelError).get("model_type")
+    return limit if limit is None else limit - (2 if kind in _TWO_FEWER else 0)
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read as JSON: {error}") from error
+def _whole(file: Path, key: str) -> int | None:
+    """A positive whole number in a JSON file; None where it is not there."""
+    value = read_json_object(file, ModelError).get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ModelError(f"{file}: {key} is {shown(repr(value))}, and no whole number above 0; correct it")
+    return value

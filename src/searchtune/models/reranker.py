@@ -7,7 +7,6 @@ yes/no head of a causal language model, whose score is the logit of "yes" less t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from searchtune.models.layers import layer_stack
 from searchtune.models.pairs import PairFormat, PairStore, template_format, tokenizer_format
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
+from searchtune.reading import read_json_object
 from searchtune.types import FloatArray, IntArray
 
 Head = Literal["classifier", "yes-no"]
@@ -272,8 +272,4 @@ def usual_head(folder: Path) -> Head:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be read: {error}") from error
-    return config
+    return read_json_object(folder / "config.json", ModelError)

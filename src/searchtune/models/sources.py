@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from searchtune.errors import ModelError
+from searchtune.reading import read_bytes, read_json_object, read_text, strict_json, user_path
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 
 GGUF = ".gguf"
@@ -56,8 +57,8 @@ def resolve_model(base: str, revision: str | None = None) -> Path:
     """
     if base.startswith("package:"):
         folder = _inside_package(base.removeprefix("package:"))
-    elif base.endswith(GGUF) or Path(base).expanduser().is_dir():
-        folder = Path(base).expanduser().resolve()
+    elif base.endswith(GGUF) or user_path(base).is_dir():
+        folder = user_path(base).resolve()
     else:
         folder = _from_hub(base, revision)
     if folder.name.endswith(GGUF):
@@ -74,7 +75,7 @@ def resolve_config(base: str, revision: str | None = None) -> Path:
 
     A GGUF file is converted as `resolve_model` does, since its config is inside it.
     """
-    folder = Path(base).expanduser()
+    folder = user_path(base)
     if base.startswith("package:") or base.endswith(GGUF) or folder.is_dir():
         return resolve_model(base, revision)
     return _from_hub(base, revision, ["config.json"])
@@ -146,7 +147,7 @@ def _tensors(file: Path) -> list[tuple[str, str, tuple[int, ...], npt.NDArray[np
     try:
         content = np.memmap(file, np.uint8, "r")
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        header: dict[str, Any] = json.loads(content[8:start].tobytes())
+        header: dict[str, Any] = strict_json(content[8:start].tobytes())
         header.pop("__metadata__", None)
         return [
             (
@@ -179,10 +180,10 @@ def tokenizer_sha256(folder: Path) -> str:
     for name in _TOKENIZER_FILES:
         file = folder / name
         if file.is_file():
-            digest.add(name, file.read_bytes())
+            digest.add(name, read_bytes(file, ModelError))
     config = folder / "tokenizer_config.json"
     if config.is_file():
-        options = json.loads(config.read_text(encoding="utf-8"))
+        options = read_json_object(config, ModelError)
         digest.add(json.dumps({key: options.get(key) for key in ("do_lower_case", "strip_accents")}))
     return digest.hexdigest()
 
@@ -195,11 +196,8 @@ def chat_template_sha256(folder: Path) -> str:
     """
     template: Any = None
     config, file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    try:
-        if file.is_file():
-            template = file.read_text(encoding="utf-8")
-        elif config.is_file():
-            template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: its chat template cannot be read: {error}") from error
+    if file.is_file():
+        template = read_text(file, ModelError)
+    elif config.is_file():
+        template = read_json_object(config, ModelError).get("chat_template")
     return sha256_json(template)

@@ -15,7 +15,6 @@ cache never makes a run fail: where it cannot be read or written, it warns once 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -28,7 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from searchtune.errors import ModelError, StorageError
+from searchtune.errors import DataError, ModelError, StorageError
+from searchtune.reading import read_json_object, user_path
 from searchtune.retrieval.segments import (
     HASH_BYTES,
     SUFFIX,
@@ -91,7 +91,7 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path | str | None = None) -> None:
         """`folder` is made at the first write; by default it is `default_folder()`."""
-        self.folder = default_folder() if folder is None else Path(folder).expanduser()
+        self.folder = default_folder() if folder is None else user_path(folder)
         self._opened: dict[str, dict[str, Segment]] = {}
         self._passed_over: set[Path] = set()
         self._refused = False
@@ -351,10 +351,10 @@ def _describe(folder: Path) -> KeyInfo:
             times.append(stat.st_mtime)
             texts += count_rows(path) if path.suffix == SUFFIX else 0
     try:
-        written = json.loads((folder / KEY_FILE).read_text(encoding="utf-8"))
+        written = read_json_object(folder / KEY_FILE)
         label, fields = str(written["label"]), dict(written["fields"])
         used = (folder / KEY_FILE).stat().st_mtime
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, OSError, ValueError, KeyError, TypeError):
         label, fields, used = "", {}, max(times)
     return KeyInfo(folder.name, label, fields, texts, size, used)
 

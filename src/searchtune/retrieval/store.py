@@ -6,7 +6,6 @@ FAISS one, and `COMPLETE.json`. No pickle: arrays and FAISS's own format.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from searchtune.errors import ArtifactError
+from searchtune.reading import read_array, read_json_object
 from searchtune.retrieval.exact import ExactIndex
 from searchtune.retrieval.faiss_index import Factory, FaissIndex, Flat, Hnsw, Ivf, Kind, Pq, Sq, import_faiss
 from searchtune.storage.atomic import new_folder, write_json
@@ -67,10 +67,10 @@ def load_index(folder: Path, fingerprint: str, *, mmap: bool = True) -> ExactInd
 def read_facts(folder: Path, name: str, fingerprint: str, *, hashes: bool) -> dict[str, Any]:
     """The JSON object in the file `name` of a complete folder, once its fingerprint is found to be the expected one."""
     check_complete(folder, hashes=hashes)
+    facts = read_json_object(folder / name, ArtifactError)
     try:
-        facts: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
         found = facts["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise ArtifactError(f"{folder / name}: cannot be read as an index's facts ({error}); save it anew") from error
     if found != fingerprint:
         raise ArtifactError(
@@ -81,10 +81,7 @@ def read_facts(folder: Path, name: str, fingerprint: str, *, hashes: bool) -> di
 
 
 def _read_vectors(file: Path, *, mmap: bool) -> Any:
-    try:
-        return np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file}: cannot be read as an array ({error}); save the index anew") from error
+    return read_array(file, ArtifactError, mmap=mmap)
 
 
 def _read_faiss(folder: Path, facts: dict[str, Any], *, mmap: bool) -> FaissIndex:

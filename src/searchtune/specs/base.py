@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from searchtune.errors import ConfigError, did_you_mean
+from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.reading import Refusal, read_json_object, read_text, shown
+from searchtune.specs.yaml_text import parse_yaml
 
 
 class Spec(BaseModel):
@@ -18,34 +19,36 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets a later key silently replace an earlier one; a recipe with two `optim:` blocks is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} comes twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
+_DEEPEST = 8
+"""Keys within each other that an override may name."""
+_SHOWN = 12
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; anything else is a `ConfigError` that names the file and the line."""
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    data = parse_yaml(read_text(path, ConfigError), shown(path))
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found {type(data).__name__}")
+        found = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{shown(path)}: expected `key: value` lines, found {found}; name a file that has them")
     return data
+
+
+def read_spec(path: Path, spec: type[AnySpec], what: str, error: Refusal = DataError) -> AnySpec:
+    """What a JSON file holds, as a spec; `what` it should be is for the message.
+
+    Raises:
+        error: the file cannot be read, is no JSON object, or says something else than the spec asks for.
+    """
+    data = read_json_object(path, error)
+    try:
+        return spec.model_validate(data)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        message = f"{shown(place)}: {first['msg'].lower()}"
+        raise error(f"{shown(path)}: not a {what}: {message}; name another file, or write it again") from problem
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -54,18 +57,17 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     for item in overrides:
         key, equals, raw = item.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {item!r}: expected KEY=VALUE, for instance --set optim.lr=1e-4")
+            raise ConfigError(f"--set {shown(item)!r}: expected KEY=VALUE, for instance --set optim.lr=1e-4")
         node = result
         *parents, leaf = key.strip().split(".")
+        if len(parents) > _DEEPEST:
+            raise ConfigError(f"--set {shown(item)!r}: {len(parents)} keys within each other; no recipe is as deep")
         for parent in parents:
             child = node.setdefault(parent, {})
             if not isinstance(child, dict):
-                raise ConfigError(f"--set {item!r}: {parent!r} holds {child!r}, not further keys")
+                raise ConfigError(f"--set {shown(item)!r}: {parent!r} holds {shown(repr(child))}, not further keys")
             node = child
-        try:
-            node[leaf] = _number(yaml.safe_load(raw))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {item!r}: the value is not valid YAML: {error}") from error
+        node[leaf] = _number(parse_yaml(raw, f"--set {shown(item)!r}"))
     return result
 
 
@@ -74,7 +76,9 @@ def parse_spec(spec: type[AnySpec], data: Mapping[str, Any], source: str) -> Any
     try:
         return spec.model_validate(data)
     except ValidationError as error:
-        lines = [f"{source}: {_explain(spec, problem)}" for problem in error.errors()]
+        lines = [f"{source}: {_explain(spec, problem)}" for problem in error.errors()[:_SHOWN]]
+        if error.error_count() > _SHOWN:
+            lines.append(f"... and {error.error_count() - _SHOWN:,} more")
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -82,10 +86,10 @@ def _explain(spec: type[BaseModel], problem: Any) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{did_you_mean(path[-1], _fields_at(spec, path[:-1]))}"
+        return f"unknown key {shown(key)!r}{did_you_mean(path[-1], _fields_at(spec, path[:-1]))}"
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
-    return f"{key}: {problem['msg'].lower()} (found {problem['input']!r})"
+    return f"{key}: {problem['msg'].lower()} (found {shown(repr(problem['input']))})"
 
 
 def _fields_at(spec: type[BaseModel], path: Sequence[str]) -> list[str]:

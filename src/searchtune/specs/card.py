@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from searchtune.reading import user_path
 from searchtune.specs.base import Spec
 
 CARD_FILE = "adapter_card.json"
@@ -172,6 +173,6 @@ class LlmCard(Card):
 
 def adapter_folder(folder: Path | str) -> Path:
     """The adapter that is meant by its own folder or by the folder of the run that made it."""
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     inner = folder / "adapter"
     return inner if (inner / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder

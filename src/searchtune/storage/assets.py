@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from searchtune.errors import ConfigError, did_you_mean
+from searchtune.reading import user_path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -20,7 +21,7 @@ def find_asset(folder: str, name: str) -> Path:
     `configs/embed/x.yaml` in the packaged root is found as `embed/x` and as `x`. A folder in the working directory that
     merely bears the name of an asset does not hide it.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
         return path
     for root in _roots(folder):

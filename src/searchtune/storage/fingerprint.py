@@ -12,6 +12,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from searchtune.reading import opened
+
 _TOGETHER = 1024
 """Texts that go into a hash at once."""
 
@@ -29,7 +31,7 @@ def sha256_json(value: Any) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hash of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -340,7 +340,7 @@ def _parsed(raw: bytes, path: Path, number: int | None) -> dict[str, Any]:
             f"{place}: damaged or edited, since its checksum does not fit: {raw[:60]!r}; bring the file back from a "
             f"copy, or keep the lines before it ({keep} into a new file) and let the job do the rest again"
         )
-    content: dict[str, Any] = json.loads(b"{" + rest)
+    content: dict[str, Any] = json.loads(b"{" + rest)  # written by us and sealed by its sum
     return content
 
 

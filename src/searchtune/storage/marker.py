@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from searchtune.errors import ArtifactError
+from searchtune.reading import read_json_object
 from searchtune.storage.fingerprint import sha256_file
 
 MARKER_FILE = "COMPLETE.json"
@@ -72,14 +73,12 @@ def _names(folder: Path) -> Iterator[str]:
 def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     """The marker's files. Its names are data: one that points out of the folder makes the marker unreadable."""
     marker = folder / MARKER_FILE
+    if not marker.exists():
+        raise ArtifactError(f"{folder}: no {MARKER_FILE}: the folder is missing or was never finished; {_REMEDY}")
     try:
-        files: dict[str, dict[str, Any]] = json.loads(marker.read_text(encoding="utf-8"))["files"]
+        files: dict[str, dict[str, Any]] = read_json_object(marker, ArtifactError)["files"]
         readable = all(_inside(name) and {"bytes", "sha256"} <= entry.keys() for name, entry in files.items())
-    except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{folder}: no {MARKER_FILE}: the folder is missing or was never finished; {_REMEDY}"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{marker}: cannot be read as a marker ({error}); {_REMEDY}") from error
     if not readable:
         raise ArtifactError(f"{marker}: lists names or entries that searchtune does not write; {_REMEDY}")

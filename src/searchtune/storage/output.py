@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from searchtune.errors import OutputExistsError, StorageError
+from searchtune.reading import user_path
 from searchtune.storage.atomic import sweep, temporary_beside, write_json
 from searchtune.storage.marker import MARKER_FILE
 
@@ -24,7 +25,7 @@ def prepare_output(path: Path, policy: OutputPolicy = "fail") -> Path:
     and `overwrite` removes it; both only touch a folder that searchtune made (it holds `searchtune-run.json` or
     `COMPLETE.json`) and `overwrite` never removes the working directory, the home folder or a parent of them.
     """
-    folder = path.expanduser().resolve()
+    folder = user_path(path).resolve()
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{path} is a file, and the output needs a folder: choose another --out")
     if folder.is_dir() and any(folder.iterdir()):

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from searchtune.errors import StorageError
+from searchtune.reading import user_path
 
 
 def cache_root() -> Path:
     """`$SEARCHTUNE_CACHE`, or `searchtune` in the user's cache folder (XDG Base Directory; ~/Library on macOS)."""
     home = os.environ.get("SEARCHTUNE_CACHE")
     if home:
-        return Path(home).expanduser()
+        return user_path(home)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "searchtune"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "searchtune"

@@ -6,7 +6,6 @@ run needs to end in the same bits.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from searchtune.errors import ArtifactError
+from searchtune.reading import read_json_object
 from searchtune.storage.atomic import new_folder, write_json
 from searchtune.storage.marker import check_complete, is_complete
 
@@ -65,7 +65,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         ArtifactError: the folder is incomplete, or a file is not what was written.
     """
     check_complete(folder)
-    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    state = read_json_object(folder / _STATE, ArtifactError)
     return Checkpoint(state.pop("step"), load_file(folder / _WEIGHTS), load_file(folder / _OPTIMISER), state)
 
 

@@ -42,6 +42,7 @@ from searchtune.models.reranker_artifact import (
     write_cross_encoder,
 )
 from searchtune.models.sources import resolve_model
+from searchtune.reading import user_path
 from searchtune.specs.card import AdapterCard, LlmCard, RerankerCard, adapter_folder
 from searchtune.storage.atomic import new_folder
 from searchtune.types import FloatArray
@@ -144,7 +145,7 @@ def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) 
     Raises:
         ArtifactError: as `verify_adapter`; and the merged folder is not written where the probe differs.
     """
-    folder, out = adapter_folder(folder), Path(out).expanduser()
+    folder, out = adapter_folder(folder), user_path(out)
     card = read_any_card(folder)
     with new_folder(out) as temporary:
         if isinstance(card, AdapterCard):
@@ -238,7 +239,7 @@ def export_gguf(folder: Path | str, out: Path | str, kind: GgufKind = "f16", bas
         ModelError: an architecture or a tokenizer that GGUF export does not write.
         MissingExtraError: the package `gguf` is not installed.
     """
-    folder, out = adapter_folder(folder), Path(out).expanduser()
+    folder, out = adapter_folder(folder), user_path(out)
     card = read_any_card(folder)
     if isinstance(card, AdapterCard) or (isinstance(card, RerankerCard) and card.head != "yes-no"):
         what = "an encoder" if isinstance(card, AdapterCard) else "a classifier"

@@ -24,6 +24,7 @@ from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.prompts.answer import LABELS
+from searchtune.reading import user_path
 from searchtune.specs.answer import AnswerRecipe
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
@@ -91,7 +92,7 @@ def train_answerer(
     data = open_answer_data(recipe, leaks, progress)
     train, dev = mixed_parts(recipe, data)
     root = resolve_model(recipe.base, recipe.revision)
-    out = Path(out).expanduser().resolve()
+    out = user_path(out).resolve()
     if state.is_main_process:
         prepare_output(out, policy)
     fingerprint = sha256_json([data.train.fingerprint, data.dev.fingerprint])

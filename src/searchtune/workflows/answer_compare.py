@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import ConfigError
 from searchtune.evaluation.answer_report import AnswerReport
+from searchtune.reading import read_json_object
 from searchtune.specs.answer import AnswerRecipe, AnswerSource
 from searchtune.specs.base import parse_spec
 from searchtune.workflows.answer_conditions import Retriever, words
@@ -74,8 +73,8 @@ def kept_questions(run: Path) -> AnswerSource:
         ConfigError: there is no such recipe, or it names none.
     """
     for folder in (run, run.parent):
-        with suppress(OSError):
-            saved = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+        if (folder / RECIPE_FILE).is_file():
+            saved = read_json_object(folder / RECIPE_FILE, ConfigError)
             test = parse_spec(AnswerRecipe, saved["recipe"], str(folder / RECIPE_FILE)).test
             if test is not None:
                 return test

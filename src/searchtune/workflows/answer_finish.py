@@ -16,6 +16,7 @@ from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
 from searchtune.prompts.answer import LABELS, VERSIONS
 from searchtune.prompts.chat import ChatExample
+from searchtune.reading import user_path
 from searchtune.specs.answer import AnswerRecipe
 from searchtune.specs.card import LlmCard
 from searchtune.storage.fingerprint import sha256_json
@@ -80,7 +81,7 @@ def _card(trained: TrainedAnswerer, positives: list[str]) -> LlmCard:
     return LlmCard(
         kind="answer",
         name="answerer",
-        base=recipe.base if not Path(recipe.base).expanduser().is_dir() else str(trained.root),
+        base=recipe.base if not user_path(recipe.base).is_dir() else str(trained.root),
         revision=recipe.revision,
         base_weights_sha256=weights_sha256(trained.root),
         tokenizer_sha256=tokenizer_sha256(trained.root),

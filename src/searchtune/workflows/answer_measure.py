@@ -30,6 +30,7 @@ from searchtune.metrics.answers import AnswerCase
 from searchtune.metrics.significance import ROUNDS
 from searchtune.pipeline.stages import Answering
 from searchtune.prompts.answer_canaries import ANSWER_CANARIES_VERSION, PlantedAnswer, plant_answer_canaries
+from searchtune.reading import user_path
 from searchtune.storage.atomic import write_text
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.journal import Journal
@@ -106,7 +107,7 @@ def measure_answers(
         DataError: no question, an id twice, or a system that gives another number of answers than it was asked for.
         StorageError: `out` cannot be written, or another process measures there.
     """
-    plan, out = plan or MeasurePlan(), Path(out).expanduser()
+    plan, out = plan or MeasurePlan(), user_path(out)
     headline, reference = _roles(systems, plan)
     _check(examples, plan)
     shown = show_passages(examples.examples, plan.conditions, depth=plan.depth, retriever=retriever, pool=pool)

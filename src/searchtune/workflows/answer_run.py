@@ -34,6 +34,7 @@ from searchtune.data.tasks import load_task, open_collection
 from searchtune.data.trec import read_trec_run
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.prompts.fences import draw_nonce
+from searchtune.reading import read_json_object, user_path
 from searchtune.retrieval.bm25 import kept_bm25
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
@@ -114,7 +115,7 @@ def run_answers(
     """
     if not len(questions):
         raise DataError("there is no question to answer: give at least one")
-    out = Path(out).expanduser()
+    out = user_path(out)
     header = _header(answerer, questions, seed)
     marked = answerer.under(answerer.prompt.under(header["prompt"]["nonce"]), answerer.rule)
     with Journal(out / JOURNAL_FILE, header) as journal:
@@ -147,13 +148,8 @@ def open_answers_job(folder: Path | str) -> AnswerJob:
     Raises:
         DataError: a file of it is missing or broken.
     """
-    folder = Path(folder).expanduser()
-    try:
-        facts: dict[str, Any] = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder / JOB_FILE}: cannot be read ({error}); name the folder of a finished `searchtune answer run`"
-        ) from error
+    folder = user_path(folder)
+    facts = read_json_object(folder / JOB_FILE)
     questions = read_answers(folder / QUESTIONS_FILE)
     journal = JournalView(folder / JOURNAL_FILE)
     values = [journal.get(_key(one)) for one in questions.examples]

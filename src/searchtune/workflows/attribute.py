@@ -28,6 +28,7 @@ from searchtune.evaluation.attribution import (
 from searchtune.evaluation.attribution_page import write_attribution_page
 from searchtune.metrics.shapley import members
 from searchtune.pipeline.remembered import WorkStore
+from searchtune.reading import user_path
 from searchtune.specs.pipeline import PipelineSpec
 from searchtune.storage.atomic import write_text
 from searchtune.storage.journal import JOURNAL_FILE, Journal
@@ -65,7 +66,7 @@ def attribute_pipeline(
         DataError: the collection has no such split.
     """
     plan = plan or AttributionPlan()
-    out = Path(out).expanduser()
+    out = user_path(out)
     stages = opened.spec.tuned
     _check(opened, stages, plan)
     asked = asked_of(opened, plan)

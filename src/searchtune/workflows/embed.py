@@ -21,6 +21,7 @@ from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.layers import without_prefix
 from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
+from searchtune.reading import user_path
 from searchtune.retrieval.dense import DenseIndex
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.storage.atomic import write_json
@@ -119,7 +120,7 @@ def train_embedding(
     progress.stage(f"opening {recipe.task}")
     training = open_training_set(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = Path(out).expanduser().resolve()
+    out = user_path(out).resolve()
     if state.is_main_process:
         prepare_output(out, policy)
     dtype = settle_run(recipe, training.collection.fingerprint, out, policy=policy, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation import Evidence, Report, build_report, read_report, write_report
 from searchtune.evaluation.page import write_page
 from searchtune.metrics.ranking import score
+from searchtune.reading import read_json, read_json_object, user_path
 from searchtune.retrieval.approximation import loss_against_exact
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.exact import ExactIndex
@@ -100,7 +100,7 @@ def run_suite(
     Raises:
         SearchtuneError: a task, system or file that cannot be opened, or a split that is not there.
     """
-    out = Path(out).expanduser().resolve()
+    out = user_path(out).resolve()
     prepare_output(out, policy)
     _settle(suite, out / SUITE_FILE, policy)
     tasks = {folder_name(task.name): task for task in map(load_task, suite.tasks)}
@@ -118,7 +118,7 @@ def run_suite(
 def _settle(suite: SuiteSpec, file: Path, policy: OutputPolicy) -> None:
     """Record the suite at the first start; what is resumed must be the same one."""
     if policy == "resume" and file.is_file():
-        if parse_spec(SuiteSpec, json.loads(file.read_text(encoding="utf-8")), str(file)) != suite:
+        if parse_spec(SuiteSpec, read_json_object(file), str(file)) != suite:
             raise ConfigError(f"{file}: started with another suite; resume with that one, or --overwrite")
         return
     write_json(file, suite.model_dump(mode="json"))
@@ -234,7 +234,7 @@ class _Bench:
             case RewriteSystem():
                 return self._rewriter(name, system)
             case RunSystem():
-                file = Path(system.file.format(task=self.collection.name)).expanduser()
+                file = user_path(system.file.format(task=self.collection.name))
                 theirs = FileRanker(file, self.collection, system.unknown_documents)
                 theirs.tell(self.collection.qrels[self.suite.split].queries, self.progress)
                 return theirs
@@ -317,7 +317,7 @@ class _Bench:
         spec = system.index
         if spec.save is None:
             return open_index(spec, vectors)
-        folder = Path(spec.save.replace("{task}", folder_name(self.collection.name))).expanduser()
+        folder = user_path(spec.save.replace("{task}", folder_name(self.collection.name)))
         made_of = Fingerprint().add(sha256_json(encoder.documents.identity.fields()))
         made_of.add_texts(self.collection.documents)
         kept = folder.exists()
@@ -331,8 +331,8 @@ class _Bench:
         if file.is_file():
             self.tuned.append(name)
             places = self.collection.doc_index
-            ids = json.loads(file.read_text(encoding="utf-8"))
-            self.trained_on.update(places[doc_id] for doc_id in ids if doc_id in places)
+            ids = read_json(file, DataError)
+            self.trained_on.update(places[doc] for doc in ids if isinstance(doc, str) and doc in places)
 
     def _fusion(self, system: FusionSystem) -> dict[str, Any]:
         """How to fuse: as the suite says, or as fits dev best."""

@@ -14,6 +14,7 @@ from searchtune.models.artifact import probe_store, save_artifact
 from searchtune.models.cards import pick_probe
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.sources import tokenizer_sha256, weights_sha256
+from searchtune.reading import user_path
 from searchtune.specs.card import AdapterCard, Probe
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.storage.fingerprint import sha256_json
@@ -68,7 +69,7 @@ def _card(trained: Trained, dim: int) -> AdapterCard:
     documents = [] if recipe.side == "query" else pick_probe([collection.documents[int(d)] for d in training.positives])
     return AdapterCard(
         name=f"{collection.name}-{recipe.kind}",
-        base=recipe.base if not Path(recipe.base).expanduser().is_dir() else str(trained.root),
+        base=recipe.base if not user_path(recipe.base).is_dir() else str(trained.root),
         revision=recipe.revision,
         base_weights_sha256=weights_sha256(trained.root),
         tokenizer_sha256=tokenizer_sha256(trained.root),

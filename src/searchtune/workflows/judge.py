@@ -21,6 +21,7 @@ from searchtune.models.generator import load_causal_lm
 from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.prompts.rubrics import Rubric
+from searchtune.reading import user_path
 from searchtune.specs.judge import JudgeRecipe, PairSource
 from searchtune.storage.atomic import write_json
 from searchtune.storage.output import OutputPolicy, prepare_output
@@ -99,7 +100,7 @@ def train_judge(
     progress.stage("reading the pairs")
     train, dev, test = _open_data(recipe, rubric, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = Path(out).expanduser().resolve()
+    out = user_path(out).resolve()
     if state.is_main_process:
         prepare_output(out, policy)
     dtype = settle_run(recipe, fingerprint_of(train.pairs), out, policy=policy, device=device)

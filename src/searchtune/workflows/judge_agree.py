@@ -20,6 +20,7 @@ from searchtune.evaluation.judging import JudgeEvidence, JudgeLabels, SystemScor
 from searchtune.evaluation.review import Review, ReviewPair, write_review
 from searchtune.metrics.grade_calibration import log_odds
 from searchtune.metrics.ranking import score
+from searchtune.reading import user_path
 from searchtune.specs.circularity import ModelFacts, refuse_circular
 from searchtune.types import FloatArray64, IntArray, Judgment
 from searchtune.workflows.judge_job import Job
@@ -92,7 +93,7 @@ def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> Judg
         notes=plan.notes,
     )
     report = build_judge_report(evidence, seed=plan.seed)
-    out = Path(out).expanduser()
+    out = user_path(out)
     write_judge_report(report, out / REPORT_FILE)
     write_judge_page(report, out / PAGE_FILE)
     if plan.headline in jobs:
@@ -142,7 +143,7 @@ def _all_labels(
 
 def _read_runs(files: Sequence[Path]) -> dict[str, NamedRun]:
     """Runs by their tags, or by the names of their files where two have one tag."""
-    runs = [read_trec_run(Path(file).expanduser()) for file in files]
+    runs = [read_trec_run(user_path(file)) for file in files]
     tags = [run.tag or _stem(file) for file, run in zip(files, runs, strict=True)]
     names = tags if len(set(tags)) == len(tags) else [_stem(file) for file in files]
     if len(set(names)) < len(names):

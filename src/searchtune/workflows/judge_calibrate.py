@@ -12,6 +12,7 @@ from searchtune.data.judgments import with_grades
 from searchtune.errors import ConfigError
 from searchtune.metrics.calibration import expected_calibration_error
 from searchtune.metrics.grade_calibration import GradeCalibration, fit_grade_calibration
+from searchtune.reading import user_path
 from searchtune.specs.base import read_yaml
 from searchtune.storage.atomic import write_json
 from searchtune.types import Judgment
@@ -64,7 +65,7 @@ def calibrate(
     relevant = graded[keep] >= min_grade
     before = job.probabilities[keep][:, min_grade:].sum(axis=1).clip(0, 1)
     after = fitted.relevance(job.probabilities, fitted.offsets(job.probabilities, pairs.queries))[keep]
-    write_json(Path(out).expanduser(), fitted.to_json())
+    write_json(user_path(out), fitted.to_json())
     return Fit(
         fitted,
         int(keep.sum()),
@@ -80,4 +81,4 @@ def read_calibration(file: Path) -> GradeCalibration:
         ConfigError: the file cannot be read.
         ArtifactError: it is no calibration of grades.
     """
-    return GradeCalibration.from_json(read_yaml(file.expanduser()))  # JSON is YAML
+    return GradeCalibration.from_json(read_yaml(user_path(file)))  # JSON is YAML

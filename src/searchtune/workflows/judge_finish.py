@@ -17,6 +17,7 @@ from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, we
 from searchtune.prompts.chat import ChatExample
 from searchtune.prompts.judge import VERSIONS
 from searchtune.prompts.rubrics import Rubric
+from searchtune.reading import user_path
 from searchtune.specs.card import LlmCard
 from searchtune.specs.judge import JudgeRecipe
 from searchtune.storage.fingerprint import sha256_json
@@ -74,7 +75,7 @@ def _card(trained: TrainedJudge, positives: list[str]) -> LlmCard:
     return LlmCard(
         kind="judge",
         name=f"{rubric.name}-judge",
-        base=recipe.base if not Path(recipe.base).expanduser().is_dir() else str(trained.root),
+        base=recipe.base if not user_path(recipe.base).is_dir() else str(trained.root),
         revision=recipe.revision,
         base_weights_sha256=weights_sha256(trained.root),
         tokenizer_sha256=tokenizer_sha256(trained.root),

@@ -11,7 +11,6 @@ A job that was killed goes on where it stopped when it is started again: what th
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from searchtune.metrics.grade_calibration import GradeCalibration, plain_calibra
 from searchtune.prompts.canaries import CANARIES_VERSION, Planted, plant_all
 from searchtune.prompts.fences import draw_nonce
 from searchtune.prompts.judge import JudgePrompt, prompt_identity
+from searchtune.reading import read_json_object, user_path
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.journal import JOURNAL_FILE, Journal, JournalView
@@ -132,7 +132,7 @@ def run_job(
         SearchtuneError: whatever stopped a remote judge, such as a budget; what it said before is kept.
     """
     plan = plan or JobPlan()
-    out = Path(out).expanduser()
+    out = user_path(out)
     _check_calibration(judge, plan.calibration)
     header = _header(judge, pairs, plan)
     prompt = JudgePrompt(judge.rubric, judge.style, header["prompt"]["nonce"])
@@ -174,7 +174,7 @@ def merge_jobs(folders: Sequence[Path | str], out: Path | str, *, max_unreadable
         ConfigError: the shards are of different jobs.
         OutputExistsError: `out` holds a journal.
     """
-    out = Path(out).expanduser()
+    out = user_path(out)
     jobs = [open_job(folder) for folder in folders]
     for job in jobs[1:]:
         for what in ("calibration", "fingerprint", "canaries_version"):
@@ -358,12 +358,12 @@ def open_job(folder: Path | str) -> Job:
     Raises:
         DataError: a file of it is missing or broken.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
+    facts = read_json_object(folder / JOB_FILE)
     try:
-        facts: dict[str, Any] = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
         calibration = GradeCalibration.from_json(facts["calibration"])
         planted = [(int(pair), str(name), str(key)) for pair, name, key in facts["canaries"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder / JOB_FILE}: cannot be read ({error}); name the folder of a finished `searchtune judge run`"
         ) from error

@@ -13,6 +13,7 @@ from searchtune.data.splits import hash_share
 from searchtune.data.tasks import find_source_file, load_task, open_collection
 from searchtune.data.trec import read_trec_run
 from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.reading import user_path
 from searchtune.retrieval.bm25 import kept_bm25
 from searchtune.specs.judge import PairSource
 from searchtune.storage.fingerprint import Fingerprint
@@ -85,7 +86,7 @@ def _from_task(source: PairSource) -> JudgePairs:
     if not source.runs:
         assert labels is not None
         return pairs_of_labels(collection, _with_negatives(collection, labels, source.negatives))
-    runs = [_run(collection, Path(file).expanduser()) for file in source.runs]
+    runs = [_run(collection, user_path(file)) for file in source.runs]
     return _of_runs(collection, runs, labels, source)
 
 

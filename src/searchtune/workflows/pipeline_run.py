@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from searchtune.errors import ConfigError, DataError, did_you_mean
+from searchtune.reading import user_path
 from searchtune.types import Turn
 from searchtune.workflows.open_pipeline import OpenPipeline
 from searchtune.workflows.progress import SILENT, Progress
@@ -35,7 +36,7 @@ def read_turns(source: Path | str) -> list[Asked]:
         DataError: the file cannot be read or has no query, or a line is not what it should be.
     """
     try:
-        text = sys.stdin.read() if str(source) == "-" else Path(source).expanduser().read_text(encoding="utf-8-sig")
+        text = sys.stdin.read() if str(source) == "-" else user_path(source).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except OSError as error:

@@ -19,6 +19,7 @@ from searchtune.models.pairs import PairStore, pair_store
 from searchtune.models.precision import pick_device
 from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.sources import resolve_model
+from searchtune.reading import user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.storage.atomic import write_json
@@ -110,7 +111,7 @@ def train_reranker(
     progress.stage(f"opening {recipe.task}")
     training = open_training_set(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = Path(out).expanduser().resolve()
+    out = user_path(out).resolve()
     if state.is_main_process:
         prepare_output(out, policy)
     dtype = settle_run(recipe, training.collection.fingerprint, out, policy=policy, device=device)
@@ -212,7 +213,7 @@ def _sampler(shop: _Workshop) -> GroupSampler:
 
 def _teacher(file: str, collection: Collection) -> PairScores:
     """The scores of a TREC run file."""
-    named = read_trec_run(Path(file).expanduser())
+    named = read_trec_run(user_path(file))
     run = align_to_collection(collection, NamedQrels.of(collection, TRAIN), {"teacher": named}).runs["teacher"]
     return PairScores(np.repeat(run.queries, run.depth), run.docs.ravel(), run.scores.ravel())
 

@@ -13,6 +13,7 @@ from searchtune.models.cards import pick_probe
 from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.reranker_artifact import probe_scores, save_reranker
 from searchtune.models.sources import tokenizer_sha256, weights_sha256
+from searchtune.reading import user_path
 from searchtune.specs.card import PairProbe, RerankerCard
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.storage.fingerprint import sha256_json
@@ -82,7 +83,7 @@ def _card(trained: TrainedReranker) -> RerankerCard:
     pairs = min(len(queries), len(documents))
     return RerankerCard(
         name=f"{collection.name}-{recipe.kind}",
-        base=recipe.base if not Path(recipe.base).expanduser().is_dir() else str(trained.root),
+        base=recipe.base if not user_path(recipe.base).is_dir() else str(trained.root),
         revision=recipe.revision,
         base_weights_sha256=weights_sha256(trained.root),
         tokenizer_sha256=tokenizer_sha256(trained.root),

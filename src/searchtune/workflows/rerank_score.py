@@ -17,6 +17,7 @@ from searchtune.data.trec import read_trec_run, write_trec_run
 from searchtune.errors import DataError
 from searchtune.metrics.calibration import Calibration
 from searchtune.models.pairs import pair_store
+from searchtune.reading import user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.card import RerankerCard
 from searchtune.storage.atomic import atomic_write
@@ -62,7 +63,7 @@ def score_run(
         ConfigError: an early exit that the card does not have.
     """
     collection = open_collection(load_task(task))
-    named = read_trec_run(Path(run_file).expanduser())
+    named = read_trec_run(user_path(run_file))
     run = _in_collection(named, collection, str(run_file))
     scorer = PairScorer(collection, opened.load, cache=cache, key=opened.key)
     card = opened.card
@@ -74,7 +75,7 @@ def score_run(
         exit_of(opened) if early_exit else None,
     )
     reranked = ranker.rank(Request(run.queries, run.depth), {_GIVEN: run})
-    write_trec_run(Path(out).expanduser(), NamedRun(named.tag, collection.query_ids, collection.doc_ids, reranked))
+    write_trec_run(user_path(out), NamedRun(named.tag, collection.query_ids, collection.doc_ids, reranked))
     pairs = round(float(ranker.cost["pairs_per_query"]) * len(run.queries))
     cost = ranker.cost.get("rerank_ms_per_query")
     return ScoredRun(len(run.queries), pairs, scorer.scored, None if cost is None else float(cost))
@@ -104,7 +105,7 @@ def score_pairs(opened: OpenReranker, pairs: Path | str) -> Iterator[dict[str, A
 def write_pairs(rows: Iterator[dict[str, Any]], out: Path | str) -> int:
     """Write rows as JSONL, whole or not at all; returns how many."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    with atomic_write(Path(out).expanduser()) as file:
+    with atomic_write(user_path(out)) as file:
         file.write("".join(lines).encode("utf-8"))
     return len(lines)
 
@@ -140,7 +141,7 @@ def _calibration_of(card: RerankerCard | None) -> Calibration | None:
 def _read_pairs(file: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file, checked."""
     try:
-        content = sys.stdin.read() if str(file) == "-" else file.expanduser().read_text(encoding="utf-8-sig")
+        content = sys.stdin.read() if str(file) == "-" else user_path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except OSError as error:

@@ -24,6 +24,7 @@ from searchtune.models.sources import resolve_model
 from searchtune.pipeline.rewriting import LlmRewriter
 from searchtune.prompts.chat import ChatExample
 from searchtune.prompts.rewrite import RewritePrompt
+from searchtune.reading import user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.rewrite import Mode, RewriteRecipe
 from searchtune.storage.atomic import write_json
@@ -117,7 +118,7 @@ def train_rewriter(
     progress.stage("reading the turns")
     data = open_rewrite_data(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = Path(out).expanduser().resolve()
+    out = user_path(out).resolve()
     if state.is_main_process:
         prepare_output(out, policy)
     dtype = settle_run(recipe, data.fingerprint, out, policy=policy, device=device)

@@ -6,7 +6,6 @@ rewrite where the recipe asks for it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.pipeline.stages import Rewriting
 from searchtune.prompts.chat import ChatExample, Conversation
+from searchtune.reading import read_json_object, user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.card import adapter_folder
 from searchtune.specs.llm import LlmRecipe
@@ -127,7 +127,7 @@ def train_by_reward(
     progress.stage("reading the collection")
     data = open_reward_data(plan.reward, leaks, turns_of=plan.turns_of, progress=progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = Path(out).expanduser().resolve()
+    out = user_path(out).resolve()
     if state.is_main_process:
         prepare_output(out, policy)
     fingerprint = sha256_json([data.collection.fingerprint, plan.reward.model_dump(mode="json")])
@@ -309,7 +309,7 @@ def _weights_of(start: Path, root: Path, method: LoraMethod, adapter: Adapter) -
     if card.kind != "rewrite":
         raise ArtifactError(f"{folder}: an adapter of kind {card.kind!r}; training by reward begins with a rewriter's")
     check_base(card, root)
-    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    saved = read_json_object(folder / "adapter_config.json", ArtifactError)
     here = {"r": method.rank, "lora_alpha": method.alpha, "use_rslora": method.rslora, "use_dora": method.dora}
     differs = {name: saved.get(name) for name, value in here.items() if saved.get(name) != value}
     weights = {

@@ -17,6 +17,7 @@ from searchtune.models.backends import LocalBackend
 from searchtune.models.generator import CausalLM
 from searchtune.pipeline.rewriting import LlmRewriter
 from searchtune.pipeline.stages import Rewriting
+from searchtune.reading import user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.reward import RetrievalReward
 from searchtune.specs.rewrite import RewriteRecipe
@@ -101,11 +102,11 @@ def train_rewarded(
     reward = recipe.reward
     assert reward is not None
     source = _source(recipe)
-    start = None if recipe.start is None else Path(recipe.start).expanduser()
+    start = None if recipe.start is None else user_path(recipe.start)
     plan = RewardPlan(
         reward, source, prompt_of(recipe).conversation, _over(recipe), turns_of=task_turns, start=start, cache=cache
     )
-    out = Path(out).expanduser().resolve()
+    out = user_path(out).resolve()
     trained = train_by_reward(recipe, plan, out, policy=policy, leaks=leaks, progress=progress)
     if trained is None:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from accelerate import PartialState
 
 from searchtune.errors import ConfigError
 from searchtune.models.precision import compute_dtype
+from searchtune.reading import read_json_object
 from searchtune.specs.base import parse_spec
 from searchtune.specs.llm import LlmRecipe
 from searchtune.specs.recipe import EmbedRecipe
@@ -36,7 +36,7 @@ def settle_run(
         record = {"recipe": recipe.model_dump(mode="json"), "data": data, "precision": precision, "started": now()}
         write_json(file, record)
     state.wait_for_everyone()
-    saved = json.loads(file.read_text(encoding="utf-8"))
+    saved = read_json_object(file, ConfigError)
     if parse_spec(type(recipe), saved["recipe"], str(file)) != recipe:
         raise ConfigError(f"{file}: the run was started with another recipe; resume with that one, or --overwrite")
     if saved["data"] != data:

@@ -11,6 +11,7 @@ import numpy as np
 
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
+from searchtune.reading import user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.dense import DenseIndex
 from searchtune.storage.atomic import atomic_write
@@ -33,8 +34,8 @@ def encode_file(
 
     With a query-only adapter, documents are encoded by the base, as at training.
     """
-    out = Path(out).expanduser()
-    lines = read_texts(Path(texts).expanduser())
+    out = user_path(out)
+    lines = read_texts(user_path(texts))
     encoder = open_adapter(folder, base=base)
     vectors = (encoder.queries if queries else encoder.documents).encode(lines)
     with atomic_write(out) as file:

@@ -195,7 +195,7 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a report: n: field required"):
         read_report(path)
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match="not a report: the file"):
+    with pytest.raises(DataError, match="cannot be read as JSON"):
         read_report(path)
 
 

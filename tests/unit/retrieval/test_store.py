@@ -78,11 +78,11 @@ def test_damage(saved):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("index.json", b"{", "cannot be read as an index's facts"),
-        ("index.json", b"[]", "cannot be read as an index's facts"),
+        ("index.json", b"{", "cannot be read as JSON"),
+        ("index.json", b"[]", "not an object but a JSON list"),
         ("index.json", b'{"fingerprint": "aa11", "kind": "annoy", "settings": {}}', "not an index of this searchtune"),
         ("index.json", b'{"fingerprint": "aa11", "kind": "exact", "documents": 3}', "200 documents where"),
-        ("vectors.npy", b"nonsense", "cannot be read as an array"),
+        ("vectors.npy", b"nonsense", "cannot be read as an npy array"),
     ],
 )
 def test_whole_folders_that_make_no_sense(name, content, message, saved):
@@ -103,7 +103,7 @@ def test_a_faiss_file_that_faiss_cannot_read(tmp_path):
 def test_pickled_objects_are_refused(saved):
     np.save(saved / "vectors.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     mark_complete(saved)
-    with pytest.raises(ArtifactError, match="cannot be read as an array"):
+    with pytest.raises(ArtifactError, match="cannot be read as an npy array"):
         load_index(saved, "aa11", mmap=False)
 
 

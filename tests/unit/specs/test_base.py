@@ -65,7 +65,7 @@ def test_every_problem_is_told_at_once():
         (b"? [a]\n: 1", "not valid YAML: .*unhashable"),
         (b"b: {a: 1, a: 2}", "key 'a' comes twice"),
         (b"- a\n- b", "expected `key: value` lines, found list"),
-        (b"", "found NoneType"),
+        (b"", "found nothing"),
         (b"a: \xff", "not UTF-8 at byte 3; save the file as UTF-8"),
         (b"a: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
@@ -78,9 +78,9 @@ def test_unreadable_yaml(tmp_path, content, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+    with pytest.raises(ConfigError, match="cannot be read .No such file"):
         read_yaml(tmp_path / "nowhere.yaml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="cannot be read .Is a directory"):
         read_yaml(tmp_path)
 
 
@@ -118,7 +118,7 @@ def test_overrides_go_in_order_and_leave_the_input_alone():
         ("lr", "expected KEY=VALUE, for instance --set optim.lr=1e-4"),
         ("=3", "expected KEY=VALUE"),
         ("name.deep=1", "'name' holds 'x', not further keys"),
-        ("sizes=[1", "the value is not valid YAML"),
+        ("sizes=[1", "not valid YAML"),
     ],
 )
 def test_bad_overrides(override, message):

@@ -140,7 +140,9 @@ def _facts(collection: Collection) -> dict[str, Any]:
 
 
 def _lengths(texts: Any) -> dict[str, int]:
-    words = sorted(len(text.split()) for text in texts)
+    from searchtune.words import count_words
+
+    words = sorted(map(count_words, texts))
     return {"median": words[len(words) // 2], "p90": words[len(words) * 9 // 10], "longest": words[-1]}
 
 

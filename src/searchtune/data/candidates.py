@@ -10,7 +10,6 @@ Nothing here knows a model or how rewards come about.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from searchtune.data.near import normalise
 from searchtune.errors import DataError
 from searchtune.specs.reward import Mode
 from searchtune.types import FloatArray64, Turn
+from searchtune.words import search_words
 
-_WORD = re.compile(r"\b\w\w+\b")
 _PAIRS = 2
 """Other training documents in which two words must go together before one is guessed from the other."""
 _LIFT = 1.5
@@ -36,15 +35,6 @@ _TELLING = 0.25
 """Share of the highest idf that a guessed word must have: others change no ranking."""
 SAME = 1e-9
 """Rewards nearer than this are equal: above rounding, below any metric's smallest step."""
-
-
-def words(text: str) -> list[str]:
-    """The words that BM25 knows a text by: lower case, two letters or more, in order and with repeats.
-
-    >>> words("os.path: Join a path_list")
-    ['os', 'path', 'join', 'path_list']
-    """
-    return _WORD.findall(text.lower())
 
 
 def says_new(utterance: str, rewrite: str) -> bool:
@@ -64,7 +54,7 @@ def searched_text(utterance: str, rewrite: str, mode: Mode) -> str:
 
 def word_idf(documents: Sequence[str]) -> dict[str, float]:
     """ln(1 + (N - n + .5) / (n + .5)) of every word that n of N documents hold, as in Lucene's BM25."""
-    counts = Counter(word for document in documents for word in set(words(document)))
+    counts = Counter(word for document in documents for word in set(search_words(document)))
     n = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
     idf = np.log1p((len(documents) - n + 0.5) / (n + 0.5)).tolist()
     return dict(zip(counts, idf, strict=True))
@@ -112,7 +102,7 @@ class WordAssociations:
         """The strength of every document word; `own` are those of a document that does not count."""
         missed = np.ones(len(self._words))
         left_out = 0 if own is None else 1
-        for word in set(words(query)):
+        for word in set(search_words(query)):
             row = self._queries.get(word)
             if row is None or self._with_query[row] - left_out < _PAIRS:
                 continue
@@ -129,7 +119,7 @@ class WordAssociations:
     def _strongest(
         self, query: str, strengths: FloatArray64, among: npt.NDArray[Any], count: int, least: float
     ) -> list[str]:
-        known = set(words(query))
+        known = set(search_words(query))
         likely = among[strengths[among] >= least]
         order = sorted(likely.tolist(), key=lambda place: (-strengths[place], self._words[place]))
         return [str(self._words[place]) for place in order if self._words[place] not in known][:count]
@@ -155,7 +145,7 @@ def _presence(texts: Sequence[str]) -> tuple[dict[str, int], sparse.csr_matrix]:
     columns: list[int] = []
     offsets = [0]
     for text in texts:
-        columns += [places.setdefault(word, len(places)) for word in dict.fromkeys(words(text))]
+        columns += [places.setdefault(word, len(places)) for word in dict.fromkeys(search_words(text))]
         offsets.append(len(columns))
     ones = np.ones(len(columns), dtype=np.int64)
     return places, sparse.csr_matrix((ones, columns, offsets), shape=(len(texts), len(places)))

@@ -13,11 +13,11 @@ import numpy as np
 
 from searchtune.data.grounding import sentences
 from searchtune.types import FloatArray64
+from searchtune.words import find_terms
 
 FEATURES = ("coverage", "sentence_coverage", "log_words")
 """What `coverage` gives: the share of the question's words that the passage has; the share that its best sentence has,
 a title's line left out; the logarithm of one more than its words, since what is long has many words by chance."""
-_WORD = re.compile(r"[^\W_]+")
 _LINE = re.compile(r"\s+[.!?]\s+|\n")
 """Ends of sentences in text whose marks stand apart, and ends of lines."""
 _STOP = frozenset(
@@ -53,7 +53,7 @@ def _of_passage(asked: Sequence[str], passage: str) -> tuple[float, float, float
     parts = [set(_words(part)) for line in _LINE.split(body or title) for part in sentences(line)]
     whole = set(_words(title)).union(*parts)
     nearest = max((_share(asked, part) for part in parts), default=0.0)
-    return _share(asked, whole), nearest, float(np.log1p(len(_WORD.findall(passage))))
+    return _share(asked, whole), nearest, float(np.log1p(len(find_terms(passage, underscore=False))))
 
 
 def _share(asked: Sequence[str], words: set[str]) -> float:
@@ -63,7 +63,7 @@ def _share(asked: Sequence[str], words: set[str]) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return [_stem(word) for word in _WORD.findall(text.lower())]
+    return [_stem(word) for word in find_terms(text.lower(), underscore=False)]
 
 
 def _stem(word: str) -> str:

@@ -14,13 +14,14 @@ import numpy as np
 
 from searchtune.data.answering import AnswerExample
 from searchtune.errors import ConfigError
+from searchtune.words import find_terms
 
-_SENTENCE = re.compile(r"[.!?]+[\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9`])")
-"""The end of a sentence: its mark, and whatever closes behind it, before a capital or a digit."""
+_SENTENCE = re.compile(r"[.!?]+[\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9`])|[。！？｡।؟۔]+[」』”\"')\]]*(?=\s*\S)")
+"""The end of a sentence: its mark, and whatever closes behind it, before a capital or a digit; behind a
+mark such as `。` before anything."""
 _SHORT = re.compile(r"\b(?:[A-Z]|Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|vs|cf|approx|No|Fig|e\.g|i\.e|U\.S)\.$")
 """What ends in a full stop without ending a sentence."""
-_END = re.compile(r"[.!?]+[\"')\]]*$")
-_WORD = re.compile(r"[^\W_]+")
+_END = re.compile(r"[.!?。！？｡।؟۔]+[\"')\]]*$")
 Passages = Sequence[tuple[str, str]]
 """Id and text of each."""
 
@@ -122,8 +123,8 @@ def _source(sentence: str, passages: Sequence[str], gold: Sequence[int], selecte
 
 def _shared(sentence: str, text: str) -> float:
     """The share of a sentence's distinct words that a text has."""
-    words = set(_WORD.findall(sentence.lower()))
-    return len(words & set(_WORD.findall(text.lower()))) / max(1, len(words))
+    words = set(find_terms(sentence.lower(), underscore=False))
+    return len(words & set(find_terms(text.lower(), underscore=False))) / max(1, len(words))
 
 
 def _with_citation(sentence: str, number: int) -> str:

@@ -1,13 +1,13 @@
 """Near-duplicate texts: in large sets MinHash finds candidates (Broder 1997); the exact Jaccard similarity decides.
 
-A text is the set of its words and of its pairs of neighbouring words, after Unicode NFKC, case folding and removal of
-punctuation. Changing one inner word of n different ones gives a similarity of (2n - 4) / (2n + 2): .73 for 10 words, .9
-for 29. So .9 stands for the same sentence in other clothes, not for a paraphrase nor for a claim with its opposite.
+A text is the set of its words (see `searchtune.words`; of scripts without spaces its characters) and of its pairs of
+neighbouring words, after Unicode NFKC, case folding and removal of punctuation. Changing one inner word of n different
+ones gives a similarity of (2n - 4) / (2n + 2): .73 for 10 words, .9 for 29. So .9 stands for the same sentence in other
+clothes, not for a paraphrase nor for a claim with its opposite.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from searchtune.words import find_words
 
 NEAR_THRESHOLD = 0.9
 """Similarity from which two queries count as the same."""
@@ -26,7 +28,6 @@ _ALL_PAIRS = 4_000_000
 _PERMUTATIONS = 128
 _MISS = 1e-3
 """Largest probability that a pair right at the threshold does not become a candidate."""
-_WORD = re.compile(r"\w+")
 
 
 class NearPair(NamedTuple):
@@ -44,7 +45,7 @@ def normalise(text: str) -> str:
     'obesity decreases life quality'
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(_WORD.findall(folded)) or " ".join(folded.split())
+    return " ".join(find_words(folded)) or " ".join(folded.split())
 
 
 def shingles(text: str) -> frozenset[str]:

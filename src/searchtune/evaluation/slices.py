@@ -6,7 +6,6 @@ This module only says which query lies in which bin; `evaluation.figures` scores
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from searchtune.errors import DataError, did_you_mean
 from searchtune.types import Collection, FloatArray64, IntArray, Qrels
+from searchtune.words import find_terms, find_words
 
 BoolArray = npt.NDArray[np.bool_]
 Bins = dict[str, BoolArray]
@@ -29,9 +29,8 @@ MOST_TAGS = 12
 MANY = 200
 """Judged queries from which lengths are cut into four bins instead of three."""
 
-_WORD = re.compile(r"\w+")
 _STOP_WORDS = frozenset(
-    _WORD.findall(
+    find_words(
         "a about an and any are as at be been but by can could did do does for from had has have he her his how i if "
         "in into is it its me my no not of on or our she should so some such than that the their them then there these "
         "they this to us was we were what when where which who whom whose why will with would you your"
@@ -48,7 +47,7 @@ def query_bins(
     """
     texts = [collection.query_texts[int(query)] for query in qrels.queries]
     kinds = {
-        LENGTH: length_bins(np.array([len(_WORD.findall(text)) for text in texts], dtype=np.int64)),
+        LENGTH: length_bins(np.array([len(find_words(text)) for text in texts], dtype=np.int64)),
         RELEVANT: relevant_bins(relevant_counts(qrels, collection.min_grade)),
         OVERLAP: overlap_bins(word_overlap(collection, qrels)),
         TAGS: tag_bins(collection, qrels, tags or {}),
@@ -145,7 +144,7 @@ def _filled(bins: Bins) -> Bins:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(text.casefold()))
+    return frozenset(find_terms(text.casefold()))
 
 
 def _span(low: int, top: int) -> str:

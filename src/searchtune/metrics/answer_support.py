@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from searchtune.words import find_terms, find_words
+
 Supporter = Callable[[str, Sequence[str]], float]
 """Sentence, passages -> how surely they support it together, 0 to 1; NaN for a sentence that states nothing."""
 SUPPORTED = 0.6
@@ -22,10 +24,12 @@ _MARK = re.compile(r"\[\s*(\d{1,4}(?:\s*[,;\-–]\s*\d{1,4})*)\s*\]")
 _RANGE = re.compile(r"(\d+)\s*[-–]\s*(\d+)")
 _MOST_IN_RANGE = 50
 _SPACE_BEFORE = re.compile(r"\s+(?=[.,;:!?])")
-_ENDS = re.compile(r"(?<=[.!?])([\"'”’)]*(?:\s*\[[\d\s,;\-–]+\])*)\s+(?=[^\sa-z])")
+_ENDS = re.compile(
+    r"(?<=[.!?])([\"'”’)]*(?:\s*\[[\d\s,;\-–]+\])*)\s+(?=[^\sa-z])"
+    r"|(?<=[。！？｡।؟۔])[\"'”’）」』)]*(?:\s*\[[\d\s,;\-–]+\])*\s*(?=[^\s\"'”’）」』)])"  # no space need follow these
+)
 _ABBREVIATED = re.compile(r"(?:^|[\s(])(?:[A-Z]|Dr|Mr|Mrs|Ms|St|Prof|Jr|Sr|vs|etc|cf|e\.g|i\.e|No|Fig|al|approx)\.$")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
-_WORD = re.compile(r"[^\W_]+")
 _STOP_WORDS = """
 a about above after again all also am an and any are as at be because been before being below between both but
 by can could did do does doing down during each either few for from further had has have having he her here hers
@@ -82,7 +86,7 @@ def sentences(text: str) -> list[Sentence]:
     for line in text.splitlines():
         for piece in _pieces(_BULLET.sub("", line)):
             bare = without_citations(piece).strip()
-            if _WORD.search(bare):
+            if find_words(bare, underscore=False):
                 found.append(Sentence(bare, cited_numbers(piece)))
             elif found and (more := cited_numbers(piece)):
                 found[-1] = Sentence(found[-1].text, tuple(dict.fromkeys((*found[-1].cites, *more))))
@@ -91,7 +95,7 @@ def sentences(text: str) -> list[Sentence]:
 
 def content_words(text: str) -> set[str]:
     """The words that state something, in lower case: letters and digits, without common English words."""
-    return {word for word in _WORD.findall(text.lower()) if word not in _STOP}
+    return {word for word in find_terms(text.lower(), underscore=False) if word not in _STOP}
 
 
 def word_support(sentence: str, passages: Sequence[str]) -> float:

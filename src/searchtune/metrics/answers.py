@@ -49,6 +49,7 @@ from searchtune.metrics.cluster import Statistic, cluster_bootstrap, paired_swap
 from searchtune.metrics.significance import ROUNDS, SAME, Estimate, resamples
 from searchtune.metrics.text_overlap import best_of, rouge_l, token_f1
 from searchtune.types import Answer, FloatArray64
+from searchtune.words import count_words
 
 FIGURES = (
     "overall",
@@ -221,5 +222,5 @@ def _row(case: AnswerCase, supporter: Supporter, supported: float) -> dict[str, 
         "unsupported": unsupported_rate(case.sentences, case.passages, supporter, at=supported),
         "unbacked": unbacked_rate(case.sentences, case.passages, supporter, at=supported),
         "abstention_accuracy": float(abstained == case.should_abstain),
-        "words": math.nan if abstained else float(len(case.text.split())),
+        "words": math.nan if abstained else float(count_words(case.text)),
     }

@@ -2,7 +2,8 @@
 
 Exact match and token F1 are those of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250): lower case, without punctuation
 and without the articles a, an, the. ROUGE-L is Lin's (2004, ACL W04-1013), the F-measure of the longest common
-subsequence of lower-case words, without stemming.
+subsequence of lower-case words, without stemming. In scripts without spaces both count characters, as is usual there
+(Cui et al. 2019, arXiv:1810.07366).
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from searchtune.words import find_words, has_unspaced
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_WORD = re.compile(r"[^\W_]+")
 
 
 def normalised(text: str) -> str:
@@ -32,7 +34,7 @@ def token_f1(text: str, reference: str) -> float:
 
     Two texts without any word are alike (1.0); one without any against one with some has nothing in common (0.0).
     """
-    own, wanted = Counter(normalised(text).split()), Counter(normalised(reference).split())
+    own, wanted = Counter(_tokens(text)), Counter(_tokens(reference))
     if not own or not wanted:
         return float(own == wanted)
     return _f_measure((own & wanted).total(), own.total(), wanted.total())
@@ -40,7 +42,7 @@ def token_f1(text: str, reference: str) -> float:
 
 def rouge_l(text: str, reference: str) -> float:
     """F-measure of the longest common subsequence of words; words are runs of letters and digits in lower case."""
-    own, wanted = _WORD.findall(text.lower()), _WORD.findall(reference.lower())
+    own, wanted = (find_words(one.lower(), underscore=False) for one in (text, reference))
     if not own or not wanted:
         return float(own == wanted)
     return _f_measure(longest_common_subsequence(own, wanted), len(own), len(wanted))
@@ -60,6 +62,11 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
 def best_of(measure: Callable[[str, str], float], text: str, references: Sequence[str]) -> float:
     """The measure against the reference that it is highest for, as SQuAD scores several; 0.0 without any."""
     return max((measure(text, reference) for reference in references), default=0.0)
+
+
+def _tokens(text: str) -> list[str]:
+    plain = normalised(text)
+    return find_words(plain) if has_unspaced(plain) else plain.split()
 
 
 def _f_measure(common: int, own: int, wanted: int) -> float:

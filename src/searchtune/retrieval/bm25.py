@@ -1,5 +1,8 @@
 """BM25 over the documents' words with bm25s (Lù 2024): by default Lucene's variant, k1 1.5, b 0.75, no stemming.
 
+Words are those of `searchtune.words`; those that bm25s finds by itself lose the marks of Hindi or Thai and take a
+Chinese sentence for one word.
+
 bm25s is imported where it is used: it brings numba where that is installed, a quarter of a second that an evaluation
 without BM25 need not wait for.
 """
@@ -8,9 +11,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +26,7 @@ from searchtune.retrieval.store import INDEX_FILE, read_facts
 from searchtune.storage.atomic import new_folder, write_json
 from searchtune.storage.fingerprint import Fingerprint
 from searchtune.types import NO_DOC, IntArray, Run
+from searchtune.words import WORDS_VERSION, search_words
 
 Variant = Literal["lucene", "robertson", "atire"]
 """Ways to weigh words (Kamphuis et al. 2020) under which a document without a query's words scores 0."""
@@ -46,7 +52,9 @@ class BM25Index:
         stop_words: str | Sequence[str] | None = "en",
         stemmer: Stemmer | None = None,
     ) -> None:
-        """Index the words of two letters or more, in lower case, without `stop_words` (a language or a list).
+        """Index the words of `search_words` without `stop_words` (a language or a list).
+
+        `wordless` is how many documents with a text have no word: no search by words can find them.
 
         Raises:
             ConfigError: k1 below 0, b outside 0 to 1, an unknown method or language of stop words.
@@ -61,6 +69,7 @@ class BM25Index:
         start = time.perf_counter()
         tokens = self._tokens(documents)
         self.empty = not tokens.vocab
+        self.wordless = sum(not ids and bool(text.strip()) for ids, text in zip(tokens.ids, documents, strict=True))
         if not self.empty:
             self._bm25.index(tokens, show_progress=False)
         self.build_seconds = time.perf_counter() - start
@@ -82,6 +91,8 @@ class BM25Index:
             "fingerprint": fingerprint,
             "documents": self.documents,
             "empty": self.empty,
+            "wordless": self.wordless,
+            "words": WORDS_VERSION,
             "stop_words": self.stop_words,
             "stemmed": self._stemmer is not None,
             "build_seconds": self.build_seconds,
@@ -105,11 +116,14 @@ class BM25Index:
         if facts.get("stemmed") != (stemmer is not None):
             made = "with a stemmer: pass the same one" if facts.get("stemmed") else "without a stemmer: pass none"
             raise ArtifactError(f"{folder}: made {made}, or queries and documents would not share their words")
+        if facts.get("words") != WORDS_VERSION:
+            raise ArtifactError(f"{folder}: made when words were found in another way: save it anew")
         import bm25s
 
         index = cls.__new__(cls)
         try:
             index.documents, index.empty, index.stop_words = facts["documents"], facts["empty"], facts["stop_words"]
+            index.wordless = int(facts["wordless"])
             index._stemmer, index.build_seconds = stemmer, float(facts.get("build_seconds", 0))
             index._bm25 = None if index.empty else bm25s.BM25.load(folder, mmap=mmap, show_progress=False)
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -117,12 +131,21 @@ class BM25Index:
         return index
 
     def _tokens(self, texts: Sequence[str]) -> Any:
-        import bm25s
+        """The texts as bm25s wants them: numbers of words in a vocabulary that holds each word, or its stem, once."""
+        from bm25s.tokenization import Tokenized, Tokenizer
 
         try:
-            return bm25s.tokenize(list(texts), stopwords=self.stop_words, stemmer=self._stemmer, show_progress=False)
+            stop_words = frozenset(Tokenizer(stopwords=self.stop_words).stopwords)
         except ValueError as error:
             raise ConfigError(f"stop words {self.stop_words!r}: {error}; a list of words serves too") from error
+        known: defaultdict[str, int] = defaultdict(count().__next__)  # a new word gets the next number
+        ids = [[known[word] for word in search_words(text) if word not in stop_words] for text in texts]
+        if self._stemmer is None:
+            return Tokenized(ids, dict(known))
+        stems = self._stemmer(list(known))
+        vocabulary = {stem: place for place, stem in enumerate(dict.fromkeys(stems))}
+        places = [vocabulary[stem] for stem in stems]
+        return Tokenized([[places[word] for word in row] for row in ids], vocabulary)
 
 
 def kept_bm25(documents: Sequence[str], home: Path) -> BM25Index:
@@ -130,7 +153,7 @@ def kept_bm25(documents: Sequence[str], home: Path) -> BM25Index:
 
     The `_KEPT` latest made stay. An index that is damaged is made anew; one that cannot be written is not kept.
     """
-    key = Fingerprint().add("bm25", version("bm25s")).add_texts(documents).hexdigest()
+    key = Fingerprint().add("bm25", version("bm25s"), str(WORDS_VERSION)).add_texts(documents).hexdigest()
     folder = home / key
     if folder.is_dir():
         try:

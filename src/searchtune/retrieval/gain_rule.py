@@ -9,10 +9,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from searchtune.data.candidates import says_new, word_idf, words
+from searchtune.data.candidates import says_new, word_idf
 from searchtune.metrics.gain_features import GainFeatures, run_features, text_features
 from searchtune.metrics.gain_prediction import GainPredictor, Use
 from searchtune.types import Run
+from searchtune.words import search_words
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -72,5 +73,5 @@ def rewrite_features(
     utterances: Sequence[str], rewrites: Sequence[str], original: Run, rewritten: Run, idf: Mapping[str, float]
 ) -> GainFeatures:
     """What is known of rewrites without labels, when both have been searched; `idf` is that of the corpus's words."""
-    texts = text_features([*map(words, utterances)], [*map(words, rewrites)], idf)
+    texts = text_features([*map(search_words, utterances)], [*map(search_words, rewrites)], idf)
     return run_features(original, rewritten).beside(texts)

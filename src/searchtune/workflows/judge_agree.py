@@ -23,6 +23,7 @@ from searchtune.metrics.ranking import score
 from searchtune.reading import user_path
 from searchtune.specs.circularity import ModelFacts, refuse_circular
 from searchtune.types import FloatArray64, IntArray, Judgment
+from searchtune.words import count_words, find_terms
 from searchtune.workflows.judge_job import Job
 
 REPORT_FILE, PAGE_FILE, REVIEW_FILE = "judge.json", "judge.html", "review.html"
@@ -87,7 +88,7 @@ def agree(jobs: Mapping[str, Job], out: Path | str, plan: AgreementPlan) -> Judg
         headline=plan.headline,
         reference=plan.reference,
         grades=meanings if len(meanings) > int(pairs.grades.max()) else [],
-        lengths=np.array([len(pairs.passages[int(doc)].split()) for doc in pairs.docs], dtype=np.int64),
+        lengths=np.array([count_words(pairs.passages[int(doc)]) for doc in pairs.docs], dtype=np.int64),
         overlaps=_overlaps(pairs),
         provenance=_provenance(jobs),
         notes=plan.notes,
@@ -204,11 +205,11 @@ def _average(jobs: Mapping[str, Job]) -> JudgeLabels:
 
 def _overlaps(pairs: JudgePairs) -> FloatArray64:
     """The share of each query's words that the passage has. Shape: (pairs,)."""
-    asked = [set(text.lower().split()) for text in pairs.query_texts]
+    asked = [set(find_terms(text.lower())) for text in pairs.query_texts]
     words: dict[int, set[str]] = {}
     found = np.zeros(len(pairs))
     for i, (query, doc) in enumerate(zip(pairs.queries.tolist(), pairs.docs.tolist(), strict=True)):
-        passage = words.setdefault(doc, {word.strip(".,;:!?()\"'") for word in pairs.passages[doc].lower().split()})
+        passage = words.setdefault(doc, set(find_terms(pairs.passages[doc].lower())))
         found[i] = len(asked[query] & passage) / max(1, len(asked[query]))
     return found
 

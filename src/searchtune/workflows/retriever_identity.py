@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from searchtune.words import WORDS_VERSION
 from searchtune.workflows.encode import BiEncoder
 
 BM25 = "bm25"
@@ -13,7 +14,7 @@ BM25 = "bm25"
 
 def words_identity() -> dict[str, Any]:
     """The identity of BM25."""
-    return {"what": BM25, "bm25s": version("bm25s")}
+    return {"what": BM25, "bm25s": version("bm25s"), "words": WORDS_VERSION}
 
 
 def dense_identity(encoder: BiEncoder) -> dict[str, Any]:

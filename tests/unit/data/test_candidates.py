@@ -14,10 +14,10 @@ from searchtune.data.candidates import (
     preferences,
     searched_text,
     word_idf,
-    words,
 )
 from searchtune.errors import DataError
 from searchtune.types import Turn
+from searchtune.words import search_words
 
 PAIRS = [
     ("copy one file", "shutil bytes source"),
@@ -42,7 +42,7 @@ def rewarded(pairs, original=0.5, query="q"):
 
 
 def test_words_are_bm25s_words():
-    assert words("A path_list, I/O: é1 x") == ["path_list", "é1"]
+    assert search_words("A path_list, I/O: é1 x") == ["path_list", "é1"]
 
 
 @pytest.mark.parametrize(("rewrite", "mode", "text"), [

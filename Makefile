@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>&1 || echo no),,$(p))))
 
-.PHONY: help install demo test test-unit format bench clean
+# What keeps the libraries' kernels from AVX512: oneDNN's, torch's own and MKL's.
+PLAIN := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
+
+.PHONY: help install demo test test-plain-processor test-unit format bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -35,7 +38,16 @@ test: install ## Every gate: style, types, floors, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory test-plain-processor
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+test-plain-processor: install ## What depends on the processor, tested as on one without AVX512
+	@if $(BIN)/python -c 'import platform, sys; from searchtune.models.precision import packs; import torch; \
+	  sys.exit(platform.machine() not in ("x86_64", "AMD64") or not packs(torch.bfloat16))'; then \
+	  $(PLAIN) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q -m processor tests/unit/models tests/unit/training tests/unit/workflows; \
+	else \
+	  echo "this processor has no bf16 kernels that could be hidden: the tests run as on a plain one anyway"; \
+	fi
 
 test-unit: install ## The quick tests only
 	$(BIN)/pytest tests/unit -m "not slow"

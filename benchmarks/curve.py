@@ -1,7 +1,8 @@
 """When did a run first reach a quality? Adapters kept along the way, scored on the test split after the run.
 
-Both sides of a comparison are scored by the same code: searchtune's encoder in bf16 with the kept weights put in, exact
-search over all documents, trec_eval's metric. Scoring happens after training, so it costs neither side any time.
+Both sides of a comparison are scored by the same code: searchtune's encoder, in the type that is faster here, with the
+kept weights put in, exact search over all documents, trec_eval's metric. Scoring happens after training, so it costs
+neither side any time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 METRIC = "ndcg@10"
@@ -45,7 +45,7 @@ class TestSplit:
     def __init__(self, recipe: Any) -> None:
         from searchtune.models.adapters import add_lora
         from searchtune.models.encoder import load_encoder
-        from searchtune.models.precision import pick_device
+        from searchtune.models.precision import compute_dtype, pick_device
         from searchtune.models.sources import resolve_model
         from searchtune.workflows.bank import build_bank
         from searchtune.workflows.progress import SILENT
@@ -54,7 +54,8 @@ class TestSplit:
         self.recipe = recipe.model_copy(update={"frozen_prefix": False})
         training = open_training_set(self.recipe, "fail", SILENT)
         self.collection, self.positives = training.collection, training.positives
-        self.encoder = load_encoder(resolve_model(recipe.base), dtype=torch.bfloat16, device=pick_device())
+        device = pick_device()
+        self.encoder = load_encoder(resolve_model(recipe.base), dtype=compute_dtype("auto", device), device=device)
         self.adapter = add_lora(self.encoder, recipe.method, seed=recipe.seed)
         self.bank = build_bank(self.collection, self.encoder, self.recipe, Path(), positives=training.relevant)
         self.base_documents = self.bank.encode_documents(self.encoder) if recipe.side == "query" else None

@@ -5,16 +5,17 @@ every system in turn, so that a busy machine slows all of them, and a ratio is t
 `SentenceTransformer.encode`:
 
     default             as it comes: float32, batches of 32
-    bf16, batch N       bf16 weights, batches of N, texts sorted by length as it does by itself
+    TYPE, batch N       weights in our encoder's type, batches of N, texts sorted by length as it does by itself
 
 The best peer is the one with the highest median of this very run, so chance favours it. Quality is told beside speed:
 the least and the mean cosine with the default's vectors, and nDCG@10 on the test queries over the documents encoded.
 
 The share of the peak is work done over work possible. Done: the multiplications and additions of the linear layers and
-of attention, counted from the weights' shapes for the tokens of each text, so that padding is no work. Possible: bf16
-matrix products alone, measured in every round of the same run: squares of several sizes, and each of the model's own
-linear layers on 4,096 tokens. Each is repeated for a fifth of a second. `sustained` is the highest rate over such a
-fifth, of any shape and round; `burst` is that of the fastest single product, which a processor may not keep up.
+of attention, counted from the weights' shapes for the tokens of each text, so that padding is no work. Possible: matrix
+products alone, in the type that our encoder computes in here (`precision: auto`), measured in every round of the same
+run: squares of several sizes, and each of the model's own linear layers on 4,096 tokens. Each is repeated for a fifth
+of a second. `sustained` is the highest rate over such a fifth, of any shape and round; `burst` is that of the fastest
+single product, which a processor may not keep up.
 """
 
 from __future__ import annotations
@@ -84,8 +85,9 @@ class Bench:
 
     def _peers(self) -> list[System]:
         found = [System(DEFAULT, peer(torch.float32, 32, self.options.tokens))]
+        kind = self.encoder.dtype
         for size in self.options.batch_sizes:
-            found.append(System(f"bf16, batch {size}", peer(torch.bfloat16, size, self.options.tokens)))
+            found.append(System(f"{str(kind)[6:]}, batch {size}", peer(kind, size, self.options.tokens)))
         return found
 
     def run(self) -> None:
@@ -152,7 +154,10 @@ def encoding_flops(encoder: Encoder, lengths: IntArray) -> float:
 
 
 def matrix_rates(encoder: Encoder, seconds: float = 0.2) -> dict[str, tuple[float, float]]:
-    """Multiplications and additions a second of bf16 products, by shape: over `seconds` of them, and in the fastest."""
+    """Multiplications and additions a second of products in the encoder's type, by shape.
+
+    Over `seconds` of them, and in the fastest.
+    """
     _, layers = layer_stack(encoder.backbone)
     own = {tuple(module.weight.shape) for module in layers.modules() if isinstance(module, nn.Linear)}
     width = encoder.dim
@@ -160,8 +165,8 @@ def matrix_rates(encoder: Encoder, seconds: float = 0.2) -> dict[str, tuple[floa
     shapes += [(4096, inner, outer) for outer, inner in sorted(own | {(3 * width, width)})]
     found = {}
     for rows, inner, outer in shapes:
-        left, right = torch.randn(rows, inner).bfloat16(), torch.randn(outer, inner).bfloat16().T
-        out = torch.empty(rows, outer, dtype=torch.bfloat16)
+        left, right = torch.randn(rows, inner).to(encoder.dtype), torch.randn(outer, inner).to(encoder.dtype).T
+        out = torch.empty(rows, outer, dtype=encoder.dtype)
         torch.mm(left, right, out=out)
         times = []
         while sum(times) < seconds:
@@ -229,14 +234,15 @@ def shares_of_peak(bench: Bench, ours: System) -> dict[str, list[float]]:
     """Print and return the share of each kind of peak, with tokenising and without."""
     shares = {}
     print(f"\n{bench.work / 1e9:,.0f} GFLOP of work\n")
-    print("| share of the bf16 matrix peak | GFLOP/s | of products | texts to vectors, median | tokens to vectors |")
+    kind = str(bench.encoder.dtype).removeprefix("torch.")
+    print(f"| share of the {kind} matrix peak | GFLOP/s | of products | texts to vectors, median | tokens to vectors |")
     print("| --- | --- | --- | --- | --- |")
-    for place, kind in enumerate(("sustained", "burst")):
+    for place, which in enumerate(("sustained", "burst")):
         peak, shape = max((rates[place], shape) for shape, rounds in bench.peaks.items() for rates in rounds)
         for name, seconds in (("texts to vectors", ours.seconds), ("tokens to vectors", bench.model_seconds)):
-            shares[f"{kind}, {name}"] = [bench.work / each / peak for each in seconds]
-        cells = " | ".join(spread(each).replace(" | ", ", ") for name, each in shares.items() if name.startswith(kind))
-        print(f"| {kind} | {peak / 1e9:,.0f} | {shape} | {cells} |")
+            shares[f"{which}, {name}"] = [bench.work / each / peak for each in seconds]
+        cells = " | ".join(spread(each).replace(" | ", ", ") for name, each in shares.items() if name.startswith(which))
+        print(f"| {which} | {peak / 1e9:,.0f} | {shape} | {cells} |")
     return shares
 
 
@@ -248,7 +254,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     parser.add_argument("--warmup", type=int, default=1, help="rounds before them that do not")
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
-    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[16, 32, 64, 128], help="of the bf16 peer")
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[16, 32, 64, 128], help="of the peer in our type")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     if options.threads:

@@ -52,6 +52,10 @@ class MissingExtraError(SearchtuneError):
     """An optional dependency is not installed; the message says which `pip install` brings it."""
 
 
+class SearchtuneWarning(UserWarning):
+    """Something that stops nothing and that the user should know. The command line prints it as one line on stderr."""
+
+
 def did_you_mean(value: str, alternatives: Iterable[str]) -> str:
     """A clause such as `; did you mean 'rank'?`, or the list of alternatives where none is close."""
     options = sorted(alternatives)

@@ -63,7 +63,7 @@ def train(folder, task, base, **changes):
     """Train in a process of its own; `rerank train` itself opens what it wrote in one more."""
     keys = {
         "kind": "rerank", "task": str(task), "base": base, "first_stage": {"bm25": {"kind": "bm25"}}, "depth": 2,
-        "sweep": [2], "max_tokens": 48, "precision": "bf16", "method": {"rank": 4, "alpha": 8, "top_layers": 2},
+        "sweep": [2], "max_tokens": 48, "precision": "auto", "method": {"rank": 4, "alpha": 8, "top_layers": 2},
         "objective": {"negatives": {"per_query": 2, "last_rank": 20}, "positives_per_query": 1},
         "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 4}, "dev": {"times": 1, "max_queries": 2, "fit_queries": 3},
         **changes,

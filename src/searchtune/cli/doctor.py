@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from searchtune.workflows.doctor import Examination
 
+_PASSES = {"packed": "fast pass, packed weights", "fast": "fast pass", "library": "the library's pass"}
+
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False) -> None:
     """Look at this installation and machine; exit code 1 where something is broken or unsafe."""
@@ -43,8 +45,15 @@ def _machine(machine: dict[str, Any]) -> dict[str, str]:
     words = {"machine": f"{machine['system']}, {machine['cores']} cores"}
     if "threads" not in machine:
         return words
+    words["processor"] = f"{machine['processor']}, torch uses {machine['instructions']}"
     words["threads"] = str(machine["threads"])
-    words["bf16 on the CPU"] = f"{machine['bf16_times_float32']} times the speed of float32, measured"
+    speed = machine["bf16_times_float32"]
+    share = f"{speed:g} times" if speed >= 1 else f"1/{1 / speed:.1f} of" if speed > 0.1 else f"1/{1 / speed:.0f} of"
+    words["bf16 on the CPU"] = (
+        f"{share} the speed of float32, measured; precision: auto takes {machine['auto_precision']}"
+    )
+    for model, passes in machine["forward_passes"].items():
+        words[f"{model} on the CPU"] = ", ".join(f"{_PASSES[how]} in {dtype}" for dtype, how in passes.items())
     gpus = [
         f"{gpu['name']}, {gpu['memory_gb']} GB, {'with' if gpu['bf16'] else 'without'} bf16" for gpu in machine["gpus"]
     ]

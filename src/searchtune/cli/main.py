@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from searchtune import __version__
-from searchtune.errors import SearchtuneError
+from searchtune.errors import SearchtuneError, SearchtuneWarning
 
 COMMANDS = {
     "data": "Look at test collections: list, show, check, fetch, export.",
@@ -105,5 +106,15 @@ for _name, _help in COMMANDS.items():
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. Its own warnings are one line each, others' look as they always do."""
+    usual = warnings.formatwarning
+
+    def brief(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, SearchtuneWarning):
+            return f"note: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = brief
     app(prog_name="searchtune")

@@ -19,6 +19,7 @@ from searchtune.models.cards import check_base, name_base, read_card
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.inputs import TokenStore, tokenise
 from searchtune.models.layout import Layout
+from searchtune.models.precision import warn_of_slow
 from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
 from searchtune.reading import read_array
@@ -88,6 +89,7 @@ def load_artifact(
     card = read_card(folder)
     root = resolve_model(base or card.base, None if base else card.revision)
     check_base(card, root)
+    warn_of_slow(dtype, device)
     encoder = load_encoder(root, dtype=torch.float32, device=torch.device("cpu"))
     try:
         model = PeftModel.from_pretrained(encoder.backbone, str(folder))

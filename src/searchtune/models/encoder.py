@@ -22,6 +22,7 @@ from searchtune.errors import ModelError
 from searchtune.models.fast_bert import Shortcut
 from searchtune.models.inputs import Chunk, Store, length_sorted_chunks, tokenise
 from searchtune.models.layout import Layout, Pooling, read_layout
+from searchtune.models.precision import warn_of_slow
 from searchtune.models.quiet import quiet
 from searchtune.types import FloatArray, IntArray
 
@@ -137,6 +138,7 @@ def load_encoder(folder: Path, *, dtype: torch.dtype, device: torch.device, atte
     Raises:
         ModelError: the folder cannot be opened, or its pooling is not supported.
     """
+    warn_of_slow(dtype, device)
     layout = read_layout(folder)
     try:
         backbone = AutoModel.from_pretrained(

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from searchtune.models.precision import packs
+
 _BERT = "transformers.models.bert.modeling_bert.BertModel"
 _LINEARS = {
     *(f"attention.self.{part}" for part in ("query", "key", "value")),
@@ -38,7 +40,8 @@ class _Linear:
     """`x W^T + b`, and gelu of it.
 
     The weight lies in the order in which the matrix kernel reads it, bias and gelu are applied to a tile while it is in
-    cache (79 us for all linear layers and gelu, where separate ones take 118). A sum is not: see `_Layer`.
+    cache (79 us for all linear layers and gelu, where separate ones take 118). A sum is not: see `_Layer`. Where torch
+    has no such kernel for the type on this processor, the product is the library's own.
     """
 
     weight: Tensor
@@ -48,8 +51,7 @@ class _Linear:
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor) -> _Linear:
         ops: Any = torch.ops.mkldnn
-        backend: Any = torch.backends.mkldnn
-        packed = backend.is_available() and hasattr(ops, "_linear_pointwise")
+        packed = packs(weight.dtype)
         if packed:
             weight = ops._reorder_linear_weight(weight.contiguous(), 2048)
         return cls(weight, bias.contiguous(), packed)
@@ -310,8 +312,11 @@ def fast_bert(backbone: Any) -> FastBert | None:
     """A fast forward pass with the weights that `backbone` has now; None where the library's has to be used."""
     if not _suits(backbone):
         return None
-    fast = FastBert(backbone)
-    return fast if _agrees(fast, backbone) else None
+    try:
+        fast = FastBert(backbone)
+        return fast if _agrees(fast, backbone) else None
+    except RuntimeError:  # a kernel that torch has for other processors only
+        return None
 
 
 def state(backbone: Any) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ from searchtune.errors import ModelError
 from searchtune.models.encoder import Attention, train_adapter
 from searchtune.models.fast_llama import FastLlama, LlamaShortcut
 from searchtune.models.inputs import Chunk, TokenStore, length_sorted_chunks
+from searchtune.models.precision import warn_of_slow
 from searchtune.models.prefixes import SharedTexts, find_shared, parts
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
@@ -301,6 +302,7 @@ def load_causal_lm(
             `CausalLM` does not follow.
         MissingExtraError: `nf4` without bitsandbytes.
     """
+    warn_of_slow(dtype, device)
     options: dict[str, Any] = {}
     try:
         if quantise == "nf4":

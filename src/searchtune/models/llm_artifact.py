@@ -19,6 +19,7 @@ from searchtune.models.chat import chat_store, example_store
 from searchtune.models.completions import CompletionReader
 from searchtune.models.folders import open_plainly, put_adapter, write_adapter
 from searchtune.models.generator import CausalLM, load_causal_lm
+from searchtune.models.precision import warn_of_slow
 from searchtune.models.quantisation import Quantise
 from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
@@ -81,6 +82,7 @@ def load_llm_adapter(
         model = load_causal_lm(root, dtype=dtype, device=device, quantise="nf4")
         put_adapter(model.backbone, folder, root)
         return model.eval(), card
+    warn_of_slow(dtype, device)
     model = load_causal_lm(root, dtype=torch.float32, device=torch.device("cpu"))
     model.backbone = put_adapter(model.backbone, folder, root).merge_and_unload().eval().to(dtype=dtype, device=device)
     return model.eval(), card

@@ -9,11 +9,13 @@ import os
 import platform
 import sys
 import time
+import warnings
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from searchtune.errors import SearchtuneWarning
 from searchtune.storage.derived import recall, remember
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ _WORTHWHILE = 1.2
 """bf16 is taken when its matrix product is at least this many times as fast as float32's."""
 _CLEAR = 1.5
 """A speedup this many times above or below `_WORTHWHILE` is no chance of one moment: it is kept for later processes."""
+_SLOW = 1 / 3
+"""bf16 at or below this share of float32's speed is told to whoever asked for it."""
+_PRETENCES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
+"""What keeps the libraries' kernels from instructions that the processor has."""
 _DEVICE_FILES = ("nvidia*", "kfd", "dxg")
 """What Linux has under /dev where there is a GPU that torch can use: NVIDIA's, AMD's, and either under WSL."""
 
@@ -41,6 +47,10 @@ def dtype_name(precision: Precision, device_type: str) -> Literal["bfloat16", "f
     return "bfloat16" if pays else "float32"
 
 
+class PrecisionWarning(SearchtuneWarning):
+    """The type that was asked for is slow on this machine."""
+
+
 @lru_cache(maxsize=4)
 def _bf16_pays(device_type: str) -> bool:
     if device_type == "mps":
@@ -49,38 +59,91 @@ def _bf16_pays(device_type: str) -> bool:
         import torch
 
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return _known_speedup(device_type) >= _WORTHWHILE
+
+
+def _known_speedup(device_type: str) -> float:
+    """`bf16_speedup`, from an earlier process where that one's finding was clear."""
     key = {"processor": processor(), "torch": version("torch"), "threads": os.environ.get("OMP_NUM_THREADS", "")}
-    known = recall("bf16", key)
+    key |= {name: os.environ.get(name, "") for name in _PRETENCES}
+    known = recall("bf16-speedup", key)
     if known is not None:
-        return known == b"pays"
+        return float(known)
     speedup = bf16_speedup(device_type)
     if speedup >= _CLEAR * _WORTHWHILE or speedup <= _WORTHWHILE / _CLEAR:
-        remember("bf16", key, b"pays" if speedup >= _WORTHWHILE else b"does not pay")
-    return speedup >= _WORTHWHILE
+        remember("bf16-speedup", key, f"{speedup:.3g}".encode())
+    return speedup
 
 
 @lru_cache(maxsize=4)
 def bf16_speedup(device_type: str) -> float:
     """How many times as fast as float32's a bf16 matrix product is here, measured once in a few milliseconds.
 
-    The best of eight products of (1024, 384) by (384, 1536), the shapes of a small encoder, taken in turns.
+    The best of eight products of (1024, 384) by (384, 1536), the shapes of a small encoder, taken in turns; of two of
+    32 rows where these already show that bf16 is many times slower, for then the large ones would take seconds.
     """
+    few = _speedup(device_type, rows=32, rounds=2)
+    return few if few <= _SLOW else _speedup(device_type, rows=1024, rounds=8)
+
+
+def _speedup(device_type: str, *, rows: int, rounds: int) -> float:
     import torch
 
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     pairs = {
         dtype: (
-            torch.ones(1024, 384, dtype=dtype, device=device_type),
+            torch.ones(rows, 384, dtype=dtype, device=device_type),
             torch.ones(384, 1536, dtype=dtype, device=device_type),
         )
         for dtype in best
     }
-    for _ in range(8):
+    for _ in range(rounds):
         for dtype, (left, right) in pairs.items():
-            start = time.perf_counter()
+            start = (
+                time.thread_time()
+            )  # of the processor: a busy machine interrupts a long product more than a short one
             left @ right
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
+            best[dtype] = min(best[dtype], time.thread_time() - start)
     return best[torch.float32] / best[torch.bfloat16]
+
+
+def warn_of_slow(dtype: torch.dtype, device: torch.device) -> None:
+    """Say once a process that bf16 is asked for on a CPU where it takes many times as long as float32 would."""
+    import torch
+
+    if dtype == torch.bfloat16 and device.type == "cpu":
+        _warn_of_bf16()
+
+
+@lru_cache(maxsize=1)
+def _warn_of_bf16() -> None:
+    speedup = _known_speedup("cpu")
+    if speedup <= _SLOW:
+        message = (
+            f"bf16 matrix products take {1 / speedup:.0f} times as long as float32's on this processor (measured); "
+            "precision: auto takes the faster of the two"
+        )
+        warnings.warn(message, PrecisionWarning, stacklevel=3)
+
+
+@lru_cache(maxsize=4)
+def packs(dtype: torch.dtype) -> bool:
+    """Whether torch's matrix kernels here take weights of this type in an order of their own: tried on 16 by 16.
+
+    torch has them for bf16 only on processors with AVX512 or AVX-NE-CONVERT, and says so by an error when asked.
+    """
+    import torch
+
+    ops: Any = torch.ops.mkldnn
+    backend: Any = torch.backends.mkldnn
+    if not backend.is_available() or not hasattr(ops, "_linear_pointwise"):
+        return False
+    part = torch.ones(16, 16, dtype=dtype)
+    try:
+        ops._linear_pointwise(part, ops._reorder_linear_weight(part, 16), part[0], "gelu", [], "none")
+    except RuntimeError:
+        return False
+    return True
 
 
 def pick_device() -> torch.device:

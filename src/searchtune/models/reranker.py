@@ -30,6 +30,7 @@ from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.inputs import Chunk, length_sorted_chunks
 from searchtune.models.layers import layer_stack
 from searchtune.models.pairs import PairFormat, PairStore, template_format, tokenizer_format
+from searchtune.models.precision import warn_of_slow
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
 from searchtune.reading import read_json_object
@@ -196,6 +197,7 @@ def load_reranker(
         MissingExtraError: `nf4` without bitsandbytes.
         ConfigError: more tokens than the model has positions, or a template without placeholders.
     """
+    warn_of_slow(dtype, device)
     config = _config(folder)
     architecture = (config.get("architectures") or [""])[0]
     reading = reading or Reading()

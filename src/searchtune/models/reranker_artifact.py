@@ -17,6 +17,7 @@ from searchtune.models.adapters import Adapter
 from searchtune.models.cards import check_base, read_reranker_card
 from searchtune.models.folders import open_plainly, put_adapter, write_adapter
 from searchtune.models.pairs import pair_store
+from searchtune.models.precision import warn_of_slow
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
 from searchtune.models.reranker import Reading, Reranker, load_reranker
@@ -82,6 +83,7 @@ def load_reranker_artifact(
     card = read_reranker_card(folder)
     root = resolve_model(base or card.base, None if base else card.revision)
     check_base(card, root)
+    warn_of_slow(dtype, device)
     how = quantise or card.quantise
     reranker = load_reranker(
         root,

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from searchtune.errors import DataError, ModelError, StorageError
+from searchtune.errors import DataError, ModelError, SearchtuneWarning, StorageError
 from searchtune.reading import read_json_object, user_path
 from searchtune.retrieval.segments import (
     HASH_BYTES,
@@ -53,7 +53,7 @@ _SMALL = 16 * 2**20
 """More than `_MANY` segments of at most `_SMALL` bytes in a key are merged into one."""
 
 
-class CacheWarning(UserWarning):
+class CacheWarning(SearchtuneWarning):
     """Something in the cache could not be used; texts are encoded as if it were not there."""
 
 

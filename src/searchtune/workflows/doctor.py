@@ -174,19 +174,24 @@ def check_kernels(have: Installed) -> list[Finding]:
 
 
 def look_at_machine() -> tuple[dict[str, Any], list[Finding]]:
-    """Processor, threads, accelerators, and how much faster bf16 is, as torch sees and measures them."""
+    """Processor, threads, accelerators, forward passes and bf16's speed, as torch sees, proves and measures them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "cores": cores}
     try:
         import torch
 
-        from searchtune.models.precision import bf16_speedup
+        from searchtune.models.passes import forward_passes
+        from searchtune.models.precision import bf16_speedup, dtype_name, processor
     except (ImportError, OSError) as error:  # a missing shared library is an OSError
         return machine, [Finding("error", f"torch cannot be imported ({error}): pip install --force-reinstall torch")]
     threads = torch.get_num_threads()
     machine |= {
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
-        "bf16_times_float32": round(bf16_speedup("cpu"), 2),
+        "bf16_times_float32": float(f"{bf16_speedup('cpu'):.2g}"),
+        "auto_precision": dtype_name("auto", "cpu"),
+        "forward_passes": forward_passes(),
         "cuda": torch.version.cuda,
         "gpus": [
             {

@@ -10,6 +10,8 @@ from searchtune.models.inputs import tokenise
 from searchtune.specs.recipe import LoraMethod
 from unit.training.tiny import shake
 
+pytestmark = pytest.mark.processor
+
 CPU = torch.device("cpu")
 
 

@@ -1,6 +1,7 @@
 """The fast forward pass of a BERT against the library's, and every case in which it steps aside."""
 
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from searchtune.models.encoder import inference, load_encoder
 from searchtune.models.fast_bert import fast_bert, fits, state
 from searchtune.models.inputs import tokenise
 from searchtune.models.layers import compute_states, room_for_states, without_prefix
+from searchtune.models.precision import packs
 from searchtune.specs.recipe import LoraMethod
+
+pytestmark = pytest.mark.processor
 
 CPU = torch.device("cpu")
 WIDTH = 70
@@ -81,6 +85,53 @@ def test_states_in_bf16_are_as_near_as_the_librarys():
     there = mask.bool()
     error, their_error = ((x.float() - truth)[there].pow(2).mean().sqrt() for x in (ours, theirs))
     assert error < 1.25 * their_error
+
+
+def refuse_bf16(monkeypatch):
+    """Have torch's matrix kernels refuse bf16, as they do on processors without AVX512."""
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+
+    def refusing(weight, rows):
+        if weight.dtype == torch.bfloat16:
+            raise RuntimeError("mkldnn_reorder_linear_weight: bf16 path needs the cpu support ...")
+        return reorder(weight, rows)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refusing)
+    packs.cache_clear()
+
+
+@pytest.fixture
+def without_bf16(monkeypatch):
+    refuse_bf16(monkeypatch)
+    yield
+    packs.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_the_kernels_have_no_bf16_weights_stay_as_they_are(without_bf16, dtype):
+    backbone = bert(dtype)
+    mask, ids, types = inputs(SHAPES["sorted"])
+    fast = fast_bert(backbone)
+    assert {linear.packed for layer in fast._layers for linear in (layer.qkv, layer.up)} == {packs(dtype)}
+    assert packs(torch.bfloat16) is False
+    found, expected = fast(mask, ids=ids, types=types), library(backbone, mask, ids, types)
+    assert largest(found.float(), expected.float(), mask) < (1e-5 if dtype == torch.float32 else 0.1)
+
+
+def test_a_kernel_that_is_not_there_leaves_the_librarys_pass(monkeypatch):
+    def missing(*_, **__):
+        raise RuntimeError("not implemented for this processor")
+
+    monkeypatch.setattr("searchtune.models.fast_bert.functional.layer_norm", missing)
+    backbone = bert()
+    monkeypatch.setattr(type(backbone), "forward", missing)
+    assert fast_bert(backbone) is None
+
+
+@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" not in os.environ, reason="told apart in `make test-plain-processor`")
+def test_the_libraries_are_kept_from_avx512():
+    assert not packs(torch.bfloat16)
+    assert torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def test_more_than_a_thousand_tokens_and_padding_beyond_the_longest():

@@ -12,6 +12,8 @@ from searchtune.models.inputs import TokenStore
 from searchtune.specs.recipe import LoraMethod
 from unit.models.causal import write_causal
 
+pytestmark = pytest.mark.processor
+
 ENTRIES = [7, 90, 3]
 CPU = torch.device("cpu")
 

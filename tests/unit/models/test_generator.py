@@ -284,6 +284,7 @@ def test_a_tokenizer_without_padding(tiny_causal, tmp_path):
     assert load(folder).tokenizer.pad_token == "[SEP]"
 
 
+@pytest.mark.processor
 def test_bf16_is_close(tiny_causal, texts):
     half = load(tiny_causal, torch.bfloat16)
     store = tokenise(half.tokenizer, texts, 64)

@@ -8,6 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from searchtune.models.lean_layers import lighten
 from unit.models.causal import TINY
 
+pytestmark = pytest.mark.processor
+
 MASK = (torch.arange(17) < torch.tensor([17, 9, 1, 16])[:, None]).long()
 
 

@@ -18,6 +18,8 @@ from searchtune.models.inputs import tokenise
 from searchtune.models.layers import layer_stack
 from searchtune.models.quantisation import keep_trainable, quantised_layers
 
+pytestmark = pytest.mark.processor
+
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'searchtune[llm]'")
 
 CPU = torch.device("cpu")

@@ -13,6 +13,8 @@ from searchtune.models.reranker import YES_NO_TEMPLATE, Reading, head_modules, l
 from searchtune.specs.recipe import LoraMethod
 from unit.models.causal import write_byte_causal
 
+pytestmark = pytest.mark.processor
+
 CPU = torch.device("cpu")
 QUERIES = ["a b c", "d"]
 DOCUMENTS = ["a b", "c d e f g", "h " * 90]

@@ -98,6 +98,7 @@ def test_recomputing_and_chunks_change_no_gradient(tiny_llm):
     assert_same(found[2], found[0], 1e-4)
 
 
+@pytest.mark.processor
 def test_in_bf16_gradients_point_the_same_way(tiny_llm):
     store = random_completions(12)
     found = []

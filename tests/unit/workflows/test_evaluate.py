@@ -148,6 +148,7 @@ def test_a_kept_index_that_is_damaged_is_refused(suite, tiny_model, tmp_path):
         run_suite(spec, tmp_path / "two")
 
 
+@pytest.mark.processor
 def test_precision_is_the_suites_to_choose(suite, tiny_model, tmp_path):
     vectors = {"kind": "dense", "model": str(tiny_model)}
     cache = EmbeddingCache(tmp_path / "cache")

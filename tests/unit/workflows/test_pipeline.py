@@ -102,6 +102,7 @@ def test_a_rewriter_abstains_as_its_card_says(config, adapters, tmp_path):
     assert other.chain.abstention.on.use == "never" and "no rewrite is used" in notes.said[-1]
 
 
+@pytest.mark.processor
 def test_a_rule_for_one_setting_of_the_retriever(config, adapters, tiny_model, tmp_path):
     encoder = open_encoder(str(tiny_model), precision="bf16")
     held = held_rule("never", retriever=fused_identity([dense_identity(encoder), words_identity()]))

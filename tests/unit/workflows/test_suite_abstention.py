@@ -114,6 +114,7 @@ def test_the_cost_of_a_query_holds_both_searches(task, parrot, tmp_path, monkeyp
     assert spent == {"words": 3, "told": 250 + 8, "all": 250 + 5, "fused": 250 + 8}
 
 
+@pytest.mark.processor
 def test_dense_and_fused_searches_are_known_in_any_precision(task, parrot, tiny_model, tmp_path, monkeypatch):
     encoder = open_encoder(str(tiny_model), max_tokens=64, precision="fp32")
     dense = dense_identity(encoder)

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from searchtune.evaluation.compare import ComparisonTable
-from searchtune.evaluation.wording import bare_p, figure, interval, metric_label, queries, signed
+from searchtune.evaluation.wording import bare_p, figure, interval, metric_label, queries, signed, spread
 from searchtune.workflows.score import FileScores
 
 WIDTH = 100
@@ -27,7 +27,7 @@ def render_scores(scores: FileScores) -> str:
     if scores.comparisons:
         paired = _table("against " + scores.comparisons[0].a, "metric", "difference", "p (Holm)", "better/same/worse")
         for it in scores.comparisons:
-            difference = f"{signed(it.delta)}  {signed(it.low)} to {signed(it.high)}"
+            difference = f"{signed(it.delta)}  {spread(it)}"
             tally = f"{it.wins}/{it.ties}/{it.losses}"
             paired.add_row(it.b, metric_label(it.metric), difference, bare_p(it.p_holm), tally)
         parts.append(paired)
@@ -49,8 +49,7 @@ def render_comparison(table: ComparisonTable) -> str:
     paired = _table("pair", "difference", "95% interval", "p (Holm)", "better/same/worse")
     for it in table.figures.comparisons:
         tally = f"{it.wins}/{it.ties}/{it.losses}"
-        span = f"{signed(it.low)} to {signed(it.high)}"
-        paired.add_row(f"{it.a} → {it.b}", signed(it.delta), span, bare_p(it.p_holm), tally)
+        paired.add_row(f"{it.a} → {it.b}", signed(it.delta), spread(it), bare_p(it.p_holm), tally)
     return _rendered([Text(f"{table.collection}, {queries(table.figures.n)}"), means, paired, *map(Text, table.words)])
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from typing import NamedTuple
 
 from searchtune.evaluation.answer_report import LOWER_IS_BETTER, AnswerReport, ErrorKind, better
 from searchtune.evaluation.report import Comparison
-from searchtune.evaluation.wording import belief, change, figure, interval, listed, percent
+from searchtune.evaluation.wording import belief, change, figure, interval, listed, percent, too_few
 from searchtune.metrics.significance import Estimate
 
 LABELS = {
@@ -72,9 +73,9 @@ def answer_outcome(report: AnswerReport) -> AnswerOutcome:
     main = headline_comparison(report)
     if main is None:
         return AnswerOutcome.ALONE
-    if report.questions < 2:
+    up, down, level, _ = _by_side(report, report.main_condition)
+    if not (up or down or level):
         return AnswerOutcome.TOO_FEW
-    up, down, _ = _by_side(report, report.main_condition)
     if main.significant:
         ahead = better(main)
         return AnswerOutcome.BETTER if ahead else AnswerOutcome.WORSE
@@ -146,21 +147,33 @@ def _headline(report: AnswerReport) -> str:
     }.get(outcome, told.format("cannot be told apart from"))
 
 
-def _by_side(report: AnswerReport, condition: str) -> tuple[list[str], list[str], list[str]]:
-    """Figures by which the headline system is better, worse, or within chance."""
-    sides: tuple[list[str], list[str], list[str]] = ([], [], [])
+class _Sides(NamedTuple):
+    """Figures by which the headline system is better, worse, within chance, or not to be compared on so few."""
+
+    up: list[str]
+    down: list[str]
+    level: list[str]
+    untestable: list[str]
+
+
+def _by_side(report: AnswerReport, condition: str) -> _Sides:
+    sides = _Sides([], [], [], [])
     for it in report.conditions[condition].comparisons:
         if it.b == report.headline and not math.isnan(it.p_value):
-            sides[2 if not it.significant else 0 if better(it) else 1].append(LABELS[it.metric])
+            side = sides.untestable if too_few(it) else sides.level
+            if it.significant:
+                side = sides.up if better(it) else sides.down
+            side.append(LABELS[it.metric])
     return sides
 
 
 def _sides(report: AnswerReport, condition: str) -> str:
-    up, down, level = _by_side(report, condition)
+    up, down, level, untestable = _by_side(report, condition)
     parts = [
         f"better by {listed(up)}" if up else "",
         f"worse by {listed(down)}" if down else "",
         f"within chance by {listed(level)}" if level else "",
+        f"not to be told by {listed(untestable)}, where too few questions differ" if untestable else "",
     ]
     where = CONDITIONS[condition]
     told = "; ".join(part for part in parts if part) or "nothing can be compared"

@@ -31,7 +31,7 @@ from searchtune.evaluation.answer_report import (
     Shown,
 )
 from searchtune.evaluation.calibration import wilson
-from searchtune.evaluation.figures import corrected
+from searchtune.evaluation.figures import Tested, corrected, tested_columns
 from searchtune.evaluation.report import Comparison
 from searchtune.metrics.answer_support import SUPPORTED, Supporter, unsupported_rate, word_support
 from searchtune.metrics.answers import (
@@ -46,12 +46,8 @@ from searchtune.metrics.cluster import cluster_bootstrap
 from searchtune.metrics.significance import (
     ROUNDS,
     Estimate,
-    bootstrap,
     bootstrap_columns,
-    effect_size,
-    minimum_detectable_effect,
-    paired_randomisation,
-    paired_t,
+    mean_shift,
     win_tie_loss,
 )
 from searchtune.prompts.answer_canaries import PlantedAnswer
@@ -221,14 +217,14 @@ def _condition(
         | cluster_bootstrap(parts[system], ABSTENTION, seed=seed, rounds=rounds)
         for system in evidence.cases
     }
-    compared: list[Comparison] = []
+    compared: list[Tested] = []
     for system in evidence.cases:
         if evidence.reference is not None and system != evidence.reference:
             pair = (evidence.reference, system)
             by_example = (values[condition, pair[0]], values[condition, pair[1]])
             compared += _comparisons(pair, by_example, seed=seed, rounds=rounds)
             compared += _abstention_comparisons(pair, (parts[pair[0]], parts[pair[1]]), seed=seed, rounds=rounds)
-    compared.sort(key=lambda it: SHOWN_FIGURES.index(it.metric))
+    compared.sort(key=lambda it: SHOWN_FIGURES.index(it.comparison.metric))
     cases = next(iter(evidence.cases.values()))[condition]
     shown = [not case.should_abstain for case, known in zip(cases, evidence.answerable, strict=True) if known]
     return ConditionFigures(
@@ -256,57 +252,43 @@ def _estimates(values: Values, *, seed: int, rounds: int) -> dict[str, Estimate]
     return found
 
 
-def _comparisons(
-    pair: tuple[str, str], by_example: tuple[Values, Values], *, seed: int, rounds: int
-) -> list[Comparison]:
+def _comparisons(pair: tuple[str, str], by_example: tuple[Values, Values], *, seed: int, rounds: int) -> list[Tested]:
     """Paired tests of every figure that has a value for each example, on the examples that it applies to for both."""
     a, b = by_example
-    intervals = _estimates({name: b[name] - a[name] for name in a if name not in UNTESTED}, seed=seed, rounds=rounds)
     found = []
-    for name, interval in intervals.items():
+    for name in a:
+        if name in UNTESTED:
+            continue
         keep = np.isfinite(a[name]) & np.isfinite(b[name])
         first, second = a[name][keep], b[name][keep]
-        found.append(
-            Comparison(
-                a=pair[0],
-                b=pair[1],
-                metric=name,
-                delta=interval.mean,
-                low=interval.low,
-                high=interval.high,
-                n=interval.n,
-                p_value=paired_randomisation(first, second, seed=seed, rounds=rounds),
-                p_t=paired_t(first, second),
-                mde=minimum_detectable_effect(second - first),
-                effect_size=effect_size(first, second),
-                **_tally(name, first, second),
-            )
-        )
+        key = (*pair, name)
+        (it,) = tested_columns([key], (second - first)[:, None], seed=seed, rounds=rounds)
+        found.append(it._replace(comparison=it.comparison.model_copy(update=_tally(name, first, second))))
     return found
 
 
 def _abstention_comparisons(
     pair: tuple[str, str], parts: tuple[FloatArray64, FloatArray64], *, seed: int, rounds: int
-) -> list[Comparison]:
+) -> list[Tested]:
     """Figures of the whole set; see `abstention_difference`."""
     right = [part[:, 0, 0] + part[:, 1, 1] for part in parts]
     found = []
     for name in ABSTENTION:
-        interval, p_value = abstention_difference(*parts, name, seed=seed, rounds=rounds)
-        found.append(
-            Comparison(
-                a=pair[0],
-                b=pair[1],
-                metric=name,
-                delta=interval.mean,
-                low=interval.low,
-                high=interval.high,
-                n=interval.n,
-                p_value=p_value,
-                mde=math.nan,
-                **_tally(name, right[0], right[1]),
-            )
+        test = abstention_difference(*parts, name, seed=seed, rounds=rounds)
+        interval = test.interval()
+        comparison = Comparison(
+            a=pair[0],
+            b=pair[1],
+            metric=name,
+            delta=interval.mean,
+            low=interval.low,
+            high=interval.high,
+            n=interval.n,
+            p_value=test.p_value,
+            mde=math.nan,
+            **_tally(name, right[0], right[1]),
         )
+        found.append(Tested(comparison, test, np.empty(0)))
     return found
 
 
@@ -342,7 +324,7 @@ def _canaries(trials: Sequence[CanaryTrial], *, seed: int, rounds: int) -> Canar
     return CanaryFigures(
         tried=len(tried),
         steered=wilson(sum(steered), len(tried)),
-        change=bootstrap(change[np.isfinite(change)], seed=seed, rounds=rounds),
+        change=mean_shift(change[np.isfinite(change)], seed=seed, rounds=rounds),
         kinds=kinds,
     )
 

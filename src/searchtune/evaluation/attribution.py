@@ -16,8 +16,9 @@ import numpy as np
 
 from searchtune.errors import DataError
 from searchtune.evaluation.report import Figure, JsonEstimate, Part
+from searchtune.evaluation.wording import queries
 from searchtune.metrics.shapley import Share, attribute, members
-from searchtune.metrics.significance import bootstrap_columns
+from searchtune.metrics.significance import Estimate, bootstrap_columns
 from searchtune.reading import user_path
 from searchtune.specs.base import read_spec
 from searchtune.storage.atomic import write_json
@@ -216,6 +217,8 @@ def attribution_verdict(report: AttributionReport) -> list[str]:
         said.append(f"Switch off {' and '.join(harming)}: it costs quality" + _gain(gained, lead.label))
     elif earning:
         said.append(f"{earning[0].capitalize()} earned the most" + _gain(gained, lead.label))
+    elif all(it.verdict is Verdict.TOO_FEW for it in lead.stages.values()):
+        said.append(f"{queries(lead.queries)} cannot show what a stage earns" + _gain(gained, lead.label))
     else:
         said.append("No stage is shown to earn anything" + _gain(gained, lead.label))
     for name, it in by_worth:
@@ -245,9 +248,19 @@ def _stage_sentence(report: AttributionReport, name: str, it: StageShare) -> str
         case Verdict.HARMS:
             return f"{name}: costs {span}. Switch it off.{cost}"
         case Verdict.IDLE:
-            return f"{name}: {span}, within chance. Nothing shows that it helps: off is cheaper.{cost}"
+            return f"{name}: {span}, within chance: {_open(share)}.{cost}"
         case Verdict.TOO_FEW:
-            return f"{name}: {share.mean:+.3f}; too few queries for an interval.{cost}"
+            told = f"{share.mean:+.3f}; too few queries ({share.n:,}) to show what it earns".replace("-", "−")
+            return f"{name}: {told}.{cost}"
+
+
+def _open(share: Estimate) -> str:
+    """What an interval around 0 leaves open."""
+    if not share.low and not share.high:
+        return "it changes nothing, so off is cheaper"
+    if share.high <= 0:
+        return "it is not shown to help, so off is cheaper"
+    return f"it is not shown to help, and these queries do not rule out that it earns up to {share.high:.3f}"
 
 
 def _seconds(value: float) -> str:

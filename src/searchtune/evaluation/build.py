@@ -16,7 +16,7 @@ import numpy.typing as npt
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation.calibration import reliability
 from searchtune.evaluation.examples import pick_examples
-from searchtune.evaluation.figures import Pairs, Values, corrected_over_bins, every_pair, figures
+from searchtune.evaluation.figures import Pairs, Values, every_pair, figures, figures_of_bins
 from searchtune.evaluation.rankings import gather_rankings
 from searchtune.evaluation.report import (
     HEADLINE,
@@ -104,8 +104,10 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
 
     headline = evidence.headline
 
-    def part(of: Values, metrics: Sequence[str] = evidence.metrics) -> Slice:
-        found = figures(of, systems=evidence.runs, pairs=evidence.compared, metrics=metrics, seed=seed, rounds=rounds)
+    def part(of: Values) -> Slice:
+        found = figures(
+            of, systems=evidence.runs, pairs=evidence.compared, metrics=evidence.metrics, seed=seed, rounds=rounds
+        )
         return found.model_copy(update={"headline_metric": headline})
 
     overall = part(values)
@@ -129,10 +131,14 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         costs=plain(evidence.costs),
         provenance=plain(evidence.provenance),
         fingerprint=collection.fingerprint,
-        breakdown={
-            kind: corrected_over_bins({name: part(_keep(values, inside), (headline,)) for name, inside in bins.items()})
-            for kind, bins in kinds.items()
-        },
+        breakdown=figures_of_bins(
+            {kind: {name: _keep(values, inside) for name, inside in bins.items()} for kind, bins in kinds.items()},
+            systems=list(evidence.runs),
+            pairs=evidence.compared,
+            metric=headline,
+            seed=seed,
+            rounds=rounds,
+        ),
         recall_curve={name: recall_curve(run, qrels, collection.min_grade) for name, run in evidence.runs.items()},
         precision_curve={
             name: precision_curve(run, qrels, collection.min_grade) for name, run in evidence.runs.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import altair as alt
@@ -115,8 +116,8 @@ def bin_rows(report: Report, bins: Mapping[str, Slice]) -> Rows:
                     "pair": f"{told.a} → {told.b}",
                     "finding": finding,
                     "change": told.delta,
-                    "low": told.low if told.n > 1 else told.delta,
-                    "high": told.high if told.n > 1 else told.delta,
+                    "low": told.delta if math.isnan(told.low) else told.low,
+                    "high": told.delta if math.isnan(told.high) else told.high,
                     "p": p_text(told.p_holm),
                     "before": part.estimate(told.a).mean,
                     "after": part.estimate(told.b).mean,

@@ -11,7 +11,7 @@ import numpy as np
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation.figures import every_pair, figures
 from searchtune.evaluation.report import Report, Slice
-from searchtune.evaluation.wording import belief, change, figure, listed, metric_label, queries
+from searchtune.evaluation.wording import belief, change, figure, listed, metric_label, queries, too_few
 from searchtune.metrics.ranking import parse_metric
 from searchtune.metrics.significance import ROUNDS
 from searchtune.types import FloatArray64
@@ -138,8 +138,11 @@ def _words(part: Slice, systems: Mapping[str, str], left_out: int) -> list[str]:
     best, *rest = part.ranked()
     label = metric_label(part.headline_metric)
     beaten = [name for name in rest if (it := part.comparison(name, best)) is not None and it.significant]
+    against = [it for name in rest if (it := part.comparison(name, best)) is not None]
     if len(beaten) == len(rest):
         head = f"{best} is best, beyond chance."
+    elif all(too_few(it) for it in against):
+        head = f"{queries(part.n)} cannot show which report is better; {best} has the highest mean."
     elif beaten:
         near = listed([name for name in rest if name not in beaten])
         head = f"{best} is ahead, but cannot be told apart from {near}."
@@ -150,8 +153,4 @@ def _words(part: Slice, systems: Mapping[str, str], left_out: int) -> list[str]:
     if left_out:
         on = f"{queries(part.n, 'common')}; {queries(left_out)} that only some of them judged are left out"
     sentences = [head, f"{label} on {on}: {means}."]
-    for name in rest:
-        it = part.comparison(name, best)
-        if it is not None:
-            sentences.append(f"{best} against {name}: {change(it)}: {belief(it)}.")
-    return sentences
+    return [*sentences, *(f"{best} against {it.a}: {change(it)}: {belief(it)}." for it in against)]

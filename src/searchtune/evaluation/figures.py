@@ -1,25 +1,30 @@
 """Estimates and paired comparisons from values by query: what every part of a report is made of.
 
-P-values are corrected with Holm's method over all comparisons of one metric on the same queries.
+P-values are corrected with Holm's method over all comparisons of one metric on the same queries, and intervals are
+widened to the level at which that decides, so that an interval leaves out 0 exactly where the difference counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
 from searchtune.evaluation.report import Comparison, Slice, SystemScores
+from searchtune.metrics.cluster import Exchange
+from searchtune.metrics.power import minimum_detectable_effect
 from searchtune.metrics.significance import (
     ROUNDS,
     Estimate,
+    Shifts,
     bootstrap_columns,
     effect_size_columns,
     holm,
-    minimum_detectable_effect,
-    paired_randomisation_columns,
+    holm_levels,
     paired_t_columns,
+    sign_flips,
     win_tie_loss,
 )
 from searchtune.types import FloatArray64
@@ -29,6 +34,15 @@ Values = Mapping[str, Mapping[str, FloatArray64]]
 Pairs = Sequence[tuple[str, str]]
 """(reference, candidate) names of systems."""
 NOTHING = Estimate(np.nan, np.nan, np.nan, 0)
+
+
+class Tested(NamedTuple):
+    """A comparison that was tested by itself, with what it takes to correct it for others."""
+
+    comparison: Comparison
+    test: Shifts | Exchange
+    differences: FloatArray64
+    """What is averaged; empty where the figure is no mean over queries. Shape: (queries,)."""
 
 
 def figures(
@@ -42,38 +56,10 @@ def figures(
 ) -> Slice:
     """Every system's estimates and every pair's comparison; a system that has no values here gets n 0."""
     scores = {(name, metric): values[name][metric] for name in values for metric in metrics}
-    differences = {
-        (a, b, metric): values[b][metric] - values[a][metric]
-        for a, b in pairs
-        for metric in metrics
-        if a in values and b in values
-    }
-    intervals = bootstrap_columns(_columns([*scores.values(), *differences.values()]), seed=seed, rounds=rounds)
-    estimates = dict(zip([*scores, *differences], intervals, strict=True))
-    columns = _columns(list(differences.values()))
-    randomised = paired_randomisation_columns(columns, seed=seed, rounds=rounds)
-    by_pair = zip(randomised, paired_t_columns(columns), effect_size_columns(columns), strict=True)
-    tests = dict(zip(differences, by_pair, strict=True))
-
-    def compare(key: tuple[str, str, str]) -> Comparison:
-        difference, interval = differences.get(key, np.empty(0)), estimates.get(key, NOTHING)
-        p_value, p_t, size = tests.get(key, (np.nan, np.nan, np.nan))
-        return Comparison(
-            a=key[0],
-            b=key[1],
-            metric=key[2],
-            delta=interval.mean,
-            low=interval.low,
-            high=interval.high,
-            n=interval.n,
-            p_value=p_value,
-            p_t=p_t,
-            mde=minimum_detectable_effect(difference),
-            effect_size=size,
-            **win_tie_loss(np.zeros_like(difference), difference)._asdict(),
-        )
-
-    by_metric = {metric: corrected([compare((a, b, metric)) for a, b in pairs]) for metric in metrics}
+    intervals = bootstrap_columns(_columns(list(scores.values())), seed=seed, rounds=rounds)
+    estimates = dict(zip(scores, intervals, strict=True))
+    tested = compared(values, pairs=pairs, metrics=metrics, seed=seed, rounds=rounds)
+    by_metric = {metric: corrected([it for it in tested if it.comparison.metric == metric]) for metric in metrics}
     return Slice(
         n=len(next(iter(scores.values()), ())),
         systems={
@@ -84,23 +70,81 @@ def figures(
     )
 
 
-def corrected(family: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with their p-values corrected for each other's number (Holm)."""
-    adjusted = holm([it.p_value for it in family])
-    return [it.model_copy(update={"p_holm": p}) for it, p in zip(family, adjusted, strict=True)]
+def compared(values: Values, *, pairs: Pairs, metrics: Sequence[str], seed: int, rounds: int = ROUNDS) -> list[Tested]:
+    """Every pair by every metric, each tested by itself; pairs without values here have n 0."""
+    keys = [(a, b, metric) for a, b in pairs for metric in metrics]
+    known = [(a, b, metric) for a, b, metric in keys if a in values and b in values]
+    columns = _columns([values[b][metric] - values[a][metric] for a, b, metric in known])
+    by_key = dict(zip(known, tested_columns(known, columns, seed=seed, rounds=rounds), strict=True))
+    nothing = np.empty((0, 1))
+    return [by_key[key] if key in by_key else tested_columns([key], nothing, seed=seed)[0] for key in keys]
 
 
-def corrected_over_bins(bins: Mapping[str, Slice]) -> dict[str, Slice]:
-    """Slices of one kind, each pair's p-values corrected over the bins instead of over the pairs of a bin."""
-    names = list(bins)
-    if not names:
-        return {}
-    rows = zip(*(bins[name].comparisons for name in names), strict=True)  # one row a pair and metric
-    columns = list(zip(*(corrected(row) for row in rows), strict=True)) or [()] * len(names)
-    return {
-        name: bins[name].model_copy(update={"comparisons": list(column)})
-        for name, column in zip(names, columns, strict=True)
+def tested_columns(
+    keys: Sequence[tuple[str, str, str]], differences: FloatArray64, *, seed: int, rounds: int = ROUNDS
+) -> list[Tested]:
+    """Each column's comparison, tested by itself. Keys are (reference, candidate, metric). Shape: (n, keys)."""
+    shifts = sign_flips(differences, seed=seed, rounds=rounds)
+    others = zip(keys, shifts, paired_t_columns(differences), effect_size_columns(differences), strict=True)
+    found = []
+    for place, ((a, b, metric), shift, p_t, size) in enumerate(others):
+        column, interval = differences[:, place], shift.interval()
+        comparison = Comparison(
+            a=a,
+            b=b,
+            metric=metric,
+            delta=interval.mean,
+            low=interval.low,
+            high=interval.high,
+            n=interval.n,
+            p_value=shift.p_value,
+            p_t=p_t,
+            mde=np.nan,
+            effect_size=size,
+            **win_tie_loss(np.zeros_like(column), column)._asdict(),
+        )
+        found.append(Tested(comparison, shift, column))
+    return found
+
+
+def corrected(family: Sequence[Tested]) -> list[Comparison]:
+    """The comparisons corrected for each other's number: p-value (Holm), interval, and what effect could be shown."""
+    p_values = [it.test.p_value for it in family]
+    found = []
+    for it, p_holm, alpha in zip(family, holm(p_values), holm_levels(p_values), strict=True):
+        interval = it.test.interval(alpha)
+        mde = minimum_detectable_effect(it.differences, alpha) if len(it.differences) else np.nan
+        changes = {"p_holm": p_holm, "alpha": alpha, "low": interval.low, "high": interval.high, "mde": mde}
+        found.append(it.comparison.model_copy(update=changes))
+    return found
+
+
+def figures_of_bins(
+    kinds: Mapping[str, Mapping[str, Values]],
+    *,
+    systems: Sequence[str],
+    pairs: Pairs,
+    metric: str,
+    seed: int,
+    rounds: int = ROUNDS,
+) -> dict[str, dict[str, Slice]]:
+    """One metric in every bin of every kind; each pair's comparisons are corrected over all bins of all kinds.
+
+    The bin that gained or lost most is picked out of all of them.
+    """
+    bins = [(kind, name) for kind, named in kinds.items() for name in named]
+    parts = {
+        (kind, name): figures(kinds[kind][name], systems=systems, pairs=[], metrics=(metric,), seed=seed, rounds=rounds)
+        for kind, name in bins
     }
+    tested = [
+        compared(kinds[kind][name], pairs=pairs, metrics=(metric,), seed=seed, rounds=rounds) for kind, name in bins
+    ]
+    by_pair = [corrected(family) for family in zip(*tested, strict=True)]
+    for place, (kind, name) in enumerate(bins):
+        changes = {"comparisons": [family[place] for family in by_pair], "headline_metric": metric}
+        parts[kind, name] = parts[kind, name].model_copy(update=changes)
+    return {kind: {name: parts[kind, name] for name in named} for kind, named in kinds.items()}
 
 
 def every_pair(systems: Iterable[str]) -> list[tuple[str, str]]:

@@ -150,7 +150,8 @@ class KappaDifference(Part):
 
     @property
     def significant(self) -> bool:
-        return self.p_holm < 0.05
+        """Whether the corrected test says so, and the interval, where there is one, does not say otherwise."""
+        return self.p_holm < 0.05 and not self.estimate.low <= 0 <= self.estimate.high
 
 
 class JudgeReport(Part):

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from searchtune.evaluation.judge_report import Bias, JudgeFigures, JudgeReport
 from searchtune.evaluation.wording import NO_FIGURE, bare_p, interval, listed, percent, queries, signed
+from searchtune.metrics.power import untied_needed
 from searchtune.metrics.significance import Estimate
 
 SUBSTANTIAL = 0.6
@@ -52,7 +53,7 @@ class JudgeUse(StrEnum):
 def judge_use(judge: JudgeFigures) -> JudgeUse:
     """The most that the intervals of the judge allow."""
     kappa, order = judge.figure("kappa"), judge.ranking
-    if math.isnan(kappa.low):
+    if math.isnan(kappa.low) or kappa.n < untied_needed():  # fewer queries have no interval worth the name
         return JudgeUse.TOO_FEW
     if kappa.low >= SUBSTANTIAL:
         return JudgeUse.PAIRS
@@ -124,7 +125,10 @@ def _against(report: JudgeReport) -> list[str]:
     if found is None or math.isnan(found.estimate.mean):
         return []
     how = "more" if found.estimate.mean > 0 else "less"
-    belief = f"a difference to believe (p {_p(found.p_holm)})" if found.significant else "which is within chance"
+    belief = "a difference to believe" if found.significant else "which is within chance"
+    if report.queries < untied_needed():
+        belief = f"which {queries(report.queries)} cannot show to be more than chance"
+    belief += "" if math.isnan(found.p_holm) else f" (p {_p(found.p_holm)})"
     spread = (
         ""
         if math.isnan(found.estimate.low)

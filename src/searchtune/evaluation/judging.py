@@ -26,7 +26,7 @@ from searchtune.metrics import agreement as measure
 from searchtune.metrics.judge_bias import canaries, expected_grades, feature_bias
 from searchtune.metrics.prediction_powered import prediction_powered
 from searchtune.metrics.rank_correlation import rank_correlation
-from searchtune.metrics.significance import ROUNDS, bootstrap_columns, holm
+from searchtune.metrics.significance import ROUNDS, bootstrap_columns, holm, holm_levels
 from searchtune.types import FloatArray64, IntArray
 
 MOST_TAU_ROUNDS = 2_000
@@ -262,8 +262,10 @@ def _compare(evidence: JudgeEvidence, *, seed: int, rounds: int) -> list[KappaDi
             for it in (other, lead)
         )
         found.append((name, int(a.counts.sum()), measure.difference(a, b, seed=seed, rounds=rounds)))
-    corrected = holm([it.p_value for _, _, it in found])
+    p_values = [it.p_value for _, _, it in found]
     return [
-        KappaDifference(a=name, b=evidence.headline, pairs=pairs, p_holm=p, **it._asdict())
-        for (name, pairs, it), p in zip(found, corrected, strict=True)
+        KappaDifference(
+            a=name, b=evidence.headline, pairs=pairs, p_value=it.p_value, p_holm=p, estimate=it.interval(alpha)
+        )
+        for (name, pairs, it), p, alpha in zip(found, holm(p_values), holm_levels(p_values), strict=True)
     ]

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from searchtune.errors import DataError
+from searchtune.metrics.power import least_p
 from searchtune.metrics.significance import Estimate
 from searchtune.reading import user_path
 from searchtune.specs.base import Spec, read_spec
@@ -85,18 +86,41 @@ class Comparison(Part):
     ties: int
     losses: int
     mde: Figure
-    """The smallest true difference that this many queries would show with 80% power."""
+    """The smallest true difference that the test would show with 80% power; NaN where it cannot be said."""
     p_holm: Figure = math.nan
     """`p_value` corrected for the number of comparisons made at once (Holm); NaN in reports that did not correct."""
     p_t: Figure = math.nan
     """Two-sided p-value of the paired t-test."""
     effect_size: Figure = math.nan
     """Cohen's d_z: the mean difference in standard deviations of the differences."""
+    alpha: float = 0.05
+    """The level at which this was decided: 0.05 shared among the comparisons made at once (Holm). `low` and `high` have
+    the confidence 1 - alpha, so that 0 lies outside of them exactly where the difference counts. Reports that do not
+    keep it have intervals of 95%, whatever was corrected."""
+
+    @property
+    def untied(self) -> int:
+        """The queries on which the two differ: all that a test can go by."""
+        return self.wins + self.losses
+
+    @property
+    def testable(self) -> bool:
+        """Whether so many untied queries could show any difference at all, were it ever so large."""
+        return least_p(self.untied) < self.alpha
+
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether the interval does; not where there is none."""
+        return self.low > 0 or self.high < 0
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is beyond chance at 5%, by the corrected p-value where there is one."""
-        return (self.p_value if math.isnan(self.p_holm) else self.p_holm) < 0.05
+        """Whether the difference is beyond chance at 5%, by the corrected p-value where there is one.
+
+        Never against the interval, which comes of another method in figures that are no means.
+        """
+        tested = (self.p_value if math.isnan(self.p_holm) else self.p_holm) < 0.05
+        return tested and (math.isnan(self.low) or self.leaves_out_zero)
 
     def flipped(self) -> Comparison:
         """The same comparison told from `b` to `a`."""

@@ -1,8 +1,9 @@
 """Whether reranking pays, and how deep it has to go: in words.
 
-Both are judged by 95% intervals. A gain counts where the interval of the difference to retrieval alone lies above 0,
-with a reserve where its p-value, corrected for the number of depths, says otherwise. A shallower depth is as good as
-the deepest where the interval of their difference does not lie below 0.
+Both are judged by intervals that are widened for the number of depths, as the test is. A gain counts where the interval
+of the difference to retrieval alone lies above 0. That reranking does not pay is said only where that lies below 0, or
+where nothing changed. A shallower depth is as good as the deepest where the interval of their difference does not lie
+below 0.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import math
 
 from searchtune.evaluation.report import Report, TradeOff, TradePoint
-from searchtune.evaluation.wording import change, figure, milliseconds, percent
+from searchtune.evaluation.wording import cannot_show, change, figure, milliseconds, percent, queries
 
 NO_PAY = "Reranking does not pay here"
+NOT_SHOWN = "Reranking is not shown to pay here"
 
 
 def reranking_words(report: Report) -> list[str]:
@@ -29,7 +31,7 @@ def reranking_warnings(report: Report) -> list[str]:
     """One sentence for each reranker whose gain over retrieval alone was not shown: the tuned ones, if any is tuned."""
     tuned = [name for name in report.trade_offs if name in report.candidates]
     return [
-        f"{NO_PAY}: {_described(name, it)} against {it.reference} alone is {_finding(it.chosen)}: "
+        f"{_head(it.chosen)}: {_described(name, it)} against {it.reference} alone is {_finding(it.chosen)}: "
         f"{change(it.chosen.gain)}{_price(it.chosen)}."
         for name in tuned or report.trade_offs
         if _doubtful(it := report.trade_offs[name])
@@ -56,8 +58,13 @@ def as_good(trade_off: TradeOff) -> TradePoint | None:
 
 
 def _doubtful(trade_off: TradeOff) -> bool:
-    """Whether no gain was shown; of a single query, which has no interval, nothing is said."""
-    return trade_off.chosen.gain.low <= 0
+    """Whether no gain was shown; of a single query nothing is said."""
+    gain = trade_off.chosen.gain
+    return gain.n > 1 and not gain.low > 0
+
+
+def _head(point: TradePoint) -> str:
+    return NO_PAY if point.gain.high < 0 or point.gain.ties == point.gain.n else NOT_SHOWN
 
 
 def _described(name: str, trade_off: TradeOff) -> str:
@@ -69,6 +76,10 @@ def _finding(point: TradePoint) -> str:
         return "worse beyond chance"
     if point.gain.ties == point.gain.n:
         return "the same on every query"
+    if not point.gain.testable:
+        return f"nothing that {queries(point.gain.n)} could tell ({cannot_show(point.gain)})"
+    if math.isnan(point.gain.mde):
+        return "within chance"
     return f"within chance (a true difference below about {figure(point.gain.mde)} would stay hidden)"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from searchtune.errors import ConfigError
-from searchtune.evaluation.figures import corrected, figures
+from searchtune.evaluation.figures import compared, corrected, figures
 from searchtune.evaluation.report import TradeOff, TradePoint
 from searchtune.metrics.significance import ROUNDS
 from searchtune.types import FloatArray64, Run
@@ -66,9 +66,10 @@ def measure_trade_off(
     values |= {name: {metric: score_of(point.run)} for name, point in zip(names, ordered, strict=True)}
     gains = [(start, name) for name in names]
     shortfalls = [(deepest, name) for name in names[:-1]]
-    found = figures(values, systems=names, pairs=[*gains, *shortfalls], metrics=(metric,), seed=seed, rounds=rounds)
-    against_start = corrected(found.comparisons[: len(gains)])
-    against_deepest = [*corrected(found.comparisons[len(gains) :]), None]
+    found = figures(values, systems=names, pairs=[], metrics=(metric,), seed=seed, rounds=rounds)
+    tested = compared(values, pairs=[*gains, *shortfalls], metrics=(metric,), seed=seed, rounds=rounds)
+    against_start = corrected(tested[: len(gains)])
+    against_deepest = [*corrected(tested[len(gains) :]), None]
     return TradeOff(
         reference=start,
         points=[

@@ -14,15 +14,16 @@ from searchtune.evaluation.report import Comparison, Report
 from searchtune.evaluation.reranking import reranking_words
 from searchtune.evaluation.wording import (
     belief,
+    cannot_show,
     change,
     figure,
     interval,
     listed,
     metric_label,
-    p_text,
     queries,
     signed,
     strength,
+    too_few,
 )
 
 
@@ -40,11 +41,15 @@ class Outcome(StrEnum):
     UNCHECKED = "unchecked"
     """Better, but nobody looked which queries share documents with training."""
     NO_GAIN = "no gain"
-    """The difference is within chance."""
+    """Within chance, and a gain that would matter is ruled out."""
+    NOT_SHOWN = "not shown"
+    """Within chance, and a gain that would matter is not ruled out."""
+    NO_CHANGE = "no change"
+    """The same on every query."""
     HARM = "harm"
     """Worse, beyond chance."""
     TOO_FEW = "too few"
-    """Fewer than two queries."""
+    """So few queries, or so few that differ, that no difference could be shown."""
     LEADS = "leads"
     """Nothing was tuned; one system is ahead of every other, beyond chance."""
     LEVEL = "level"
@@ -56,16 +61,25 @@ class Outcome(StrEnum):
 _HEADLINES = {
     Outcome.GAIN: "Tuning helped, and the gain holds on queries whose relevant documents training never saw.",
     Outcome.SEEN_ONLY: "The headline gain lives only in seen queries: where training never saw the relevant documents, "
-    "tuning did not help.",
+    "no such gain is there.",
     Outcome.UNSETTLED: "Tuning helped on the whole, but {unseen} cannot settle whether the gain holds there.",
     Outcome.INDISTINCT: "Tuning helped on these queries, but memory and learning cannot be told apart on them: each of "
     "them shares a relevant document with training.",
     Outcome.UNCHECKED: "Tuning helped on these queries, but part of the gain may be memory: nobody counted the queries "
     "that share a relevant document with training.",
-    Outcome.NO_GAIN: "Tuning did not help: the difference on {n} is within chance.",
-    Outcome.HARM: "Tuning did not help: it made search worse, beyond chance.",
+    Outcome.NO_GAIN: "Tuning gained nothing that matters: the difference on {n} is within chance, and a true gain of "
+    "{worthwhile} or more is ruled out.",
+    Outcome.NOT_SHOWN: "No sure gain: the difference on {n} is within chance, and they are too few to tell whether "
+    "tuning helped.",
+    Outcome.NO_CHANGE: "Tuning changed nothing here: {metric} is the same on all {n}.",
+    Outcome.HARM: "Tuning made search worse, beyond chance.",
     Outcome.TOO_FEW: "{n} cannot show whether tuning helped.",
 }
+WORTHWHILE = 0.01
+"""The least gain that is called one that matters, in the metric's own unit."""
+ENOUGH = 50
+"""Queries below which a verdict never rules a gain out: the customary least size of a test collection (Buckley and
+Voorhees 2000, SIGIR)."""
 
 
 def outcome(report: Report) -> Outcome:
@@ -73,20 +87,21 @@ def outcome(report: Report) -> Outcome:
     headline = report.headline
     if headline is None:
         return _untuned_outcome(report)
-    if headline.n < 2:
+    if headline.significant:
+        return Outcome.HARM if headline.delta < 0 else _origin(report, headline)
+    if too_few(headline):
         return Outcome.TOO_FEW
-    if not headline.significant:
-        return Outcome.NO_GAIN
-    if headline.delta < 0:
-        return Outcome.HARM
-    return _origin(report, headline)
+    if not headline.untied:
+        return Outcome.NO_CHANGE
+    ruled_out = headline.n >= ENOUGH and headline.high < WORTHWHILE and headline.mde <= WORTHWHILE
+    return Outcome.NO_GAIN if ruled_out else Outcome.NOT_SHOWN
 
 
 def _untuned_outcome(report: Report) -> Outcome:
     against = _against_best(report)
     if not against:
         return Outcome.NOT_COMPARED
-    if report.n < 2:
+    if all(too_few(it) for it in against):
         return Outcome.TOO_FEW
     return Outcome.LEADS if all(it.significant for it in against) else Outcome.LEVEL
 
@@ -100,8 +115,8 @@ def _origin(report: Report, headline: Comparison) -> Outcome:
         return Outcome.INDISTINCT
     if unseen.significant and unseen.delta > 0:
         return Outcome.GAIN
-    excluded = unseen.high < headline.delta  # the interval on unseen queries leaves the headline gain out
-    return Outcome.SEEN_ONLY if unseen.delta <= 0 or excluded else Outcome.UNSETTLED
+    # only an interval on unseen queries that leaves the headline gain out shows that they do not share it
+    return Outcome.SEEN_ONLY if unseen.testable and unseen.high < headline.delta else Outcome.UNSETTLED
 
 
 def verdict(report: Report) -> list[str]:
@@ -125,7 +140,8 @@ def verdict(report: Report) -> list[str]:
 
 def _headline(found: Outcome, report: Report, headline: Comparison) -> str:
     unseen = queries(report.slices["unseen"].n, "unseen")
-    return _HEADLINES[found].format(n=queries(headline.n), unseen=unseen)
+    metric, worthwhile = metric_label(headline.metric), figure(WORTHWHILE)
+    return _HEADLINES[found].format(n=queries(headline.n), unseen=unseen, metric=metric, worthwhile=worthwhile)
 
 
 def _measured(report: Report, it: Comparison) -> str:
@@ -137,13 +153,16 @@ def _measured(report: Report, it: Comparison) -> str:
 
 
 def _credence(it: Comparison) -> list[str]:
-    """Whether the headline difference can be believed, by two tests, and how large it is beside its own spread."""
-    if it.n < 2 or it.ties == it.n or math.isnan(it.p_t):
+    """Whether the headline difference can be believed, and how large it is beside its own spread."""
+    if it.n < 2 or it.ties == it.n:
         return []
-    size = (
-        "" if math.isnan(it.effect_size) else f"; effect size d = {signed(it.effect_size)} ({strength(it.effect_size)})"
-    )
-    return [f"Can it be believed? It is {belief(it)} (paired t-test: {p_text(it.p_t)}{size})."]
+    if not it.testable:
+        return [f"{cannot_show(it)}."]
+    if math.isnan(it.p_t):  # from before a second test was made
+        return []
+    d = it.effect_size
+    size = "" if math.isnan(d) else f"; effect size d = {signed(d)}, {strength(d)}"
+    return [f"Can it be believed? It is {belief(it)}{size}."]
 
 
 def _untuned(report: Report) -> list[str]:
@@ -160,7 +179,7 @@ def _untuned(report: Report) -> list[str]:
         ]
     best = ranked[0]
     level = [it.a for it in against if not it.significant]
-    if report.n < 2:
+    if all(too_few(it) for it in against):
         head = f"{queries(report.n)} cannot show which system is better."
     elif not level:
         head = f"{best} is the best system here, beyond chance."
@@ -187,9 +206,13 @@ def _against_best(report: Report) -> list[Comparison]:
 
 
 def _breakdown(report: Report) -> list[str]:
-    """At most one sentence: a kind of query that loses beyond chance, else the one where the gain is largest."""
+    """At most one sentence: a kind of query that loses beyond chance, else the one where the gain is largest.
+
+    A gain is told only where the whole has one beyond chance.
+    """
     pair = report.pair
-    if pair is None:
+    whole = None if pair is None else report.comparison(*pair)
+    if pair is None or whole is None:
         return []
     found = [
         (it, kind, name)
@@ -202,7 +225,7 @@ def _breakdown(report: Report) -> list[str]:
     if hurt is not None and hurt[0].delta < 0:
         it, kind, name = hurt
         return [f"It hurts on {queries(it.n)} of one kind ({kind}: {name}): {it.b} against {it.a} {change(it)}."]
-    if not found:
+    if not found or not whole.significant:
         return []
     it, kind, name = max(found, key=lambda item: item[0].delta)
     return [f"Most is gained on {queries(it.n)} of one kind ({kind}: {name}): {it.b} against {it.a} {change(it)}."]
@@ -210,12 +233,14 @@ def _breakdown(report: Report) -> list[str]:
 
 def _power(it: Comparison) -> list[str]:
     """What this many queries could have shown at all."""
-    if it.n < 2 or it.ties == it.n:
+    if not it.testable:
         return []
+    if math.isnan(it.mde):
+        return ["Which true difference so many queries would show cannot be said: those that differ all differ alike."]
     text = f"The smallest true difference that {queries(it.n)} would show with 80% power is about {figure(it.mde)}"
-    if it.significant:
+    if it.significant or math.isnan(it.low):
         return [f"{text}."]
-    return [f"{text}: a smaller effect may exist and was not ruled out."]
+    return [f"{text}; true differences from {signed(it.low)} to {signed(it.high)} are not ruled out."]
 
 
 def _slices(report: Report, headline: Comparison) -> list[str]:
@@ -227,7 +252,7 @@ def _slices(report: Report, headline: Comparison) -> list[str]:
     elif seen is None:
         sentences = ["Every test query is unseen: none shares a relevant document with training."]
     else:
-        sentences = [f"On {_held(unseen, 'unseen')}.", f"On {_held(seen, 'seen')}."]
+        sentences = [f"On {_held(it, name, headline)}." for it, name in ((unseen, "unseen"), (seen, "seen"))]
     return sentences + _residual(report, headline)
 
 
@@ -235,15 +260,23 @@ def _residual(report: Report, headline: Comparison) -> list[str]:
     residual = _on(report, "residual", headline)
     if residual is None:
         return ["The residual collection was not scored, or has no query left."]
-    return [f"With the documents that training saw taken away, on {_held(residual, 'residual')}."]
+    return [f"With the documents that training saw taken away, on {_held(residual, 'residual', headline)}."]
 
 
-def _held(it: Comparison, name: str) -> str:
-    """`104 unseen queries the gain holds: +0.051 (...)`."""
-    if it.significant:
+def _held(it: Comparison, name: str, headline: Comparison) -> str:
+    """`104 unseen queries the gain holds: +0.051 (...)`; a part is believed only where the whole is."""
+    if it.significant and not headline.significant:
+        finding = "a difference shows that does not on the whole, so that it may be chance"
+    elif it.significant:
         finding = "the gain holds" if it.delta > 0 else "tuning made search worse"
+    elif it.ties == it.n:
+        finding = "nothing changed"
+    elif not it.testable:
+        finding = f"no gain can be shown, since {cannot_show(it)}"
+    elif math.isnan(it.mde):
+        finding = "no gain was shown"
     else:
-        finding = f"no gain was shown (smallest effect it could have shown: {figure(it.mde)})"
+        finding = f"no gain was shown (smallest effect that would be: {figure(it.mde)})"
     return f"{queries(it.n, name)}, {finding}: {change(it)}"
 
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from searchtune.evaluation.report import Comparison
+from searchtune.metrics.power import least_p, untied_needed
 from searchtune.metrics.ranking import parse_metric
-from searchtune.metrics.significance import Estimate
+from searchtune.metrics.significance import ALPHA, Estimate
 
 _NAMES = {
     "ndcg": "nDCG",
@@ -69,14 +70,21 @@ def interval(estimate: Estimate) -> str:
 
 
 def change(comparison: Comparison) -> str:
-    """`+0.144 (95% interval +0.110 to +0.180, p = 0.012, 0.024 corrected)`."""
-    p_value = p_text(comparison.p_value)
-    if corrected_p(comparison) != (raw := bare_p(comparison.p_value)) and raw != NO_FIGURE:
-        p_value += f", {corrected_p(comparison)} corrected"
+    """`+0.144 (95% interval +0.110 to +0.180, p = 0.012)`, both corrected for the comparisons made at once."""
+    p_value = corrected_p_text(comparison)
     if math.isnan(comparison.low):
         return f"{signed(comparison.delta)} ({p_value})"
-    low, high = signed(comparison.low), signed(comparison.high)
-    return f"{signed(comparison.delta)} (95% interval {low} to {high}, {p_value})"
+    return f"{signed(comparison.delta)} (95% interval {spread(comparison)}, {p_value})"
+
+
+def spread(it: Estimate | Comparison) -> str:
+    """The interval of a difference: `+0.110 to +0.180`, or that there is none."""
+    return "no interval" if math.isnan(it.low) else f"{signed(it.low)} to {signed(it.high)}"
+
+
+def corrected_p_text(comparison: Comparison) -> str:
+    """`p_text` of the p-value corrected with Holm's method, of the raw one where nothing was corrected."""
+    return p_text(comparison.p_value if math.isnan(comparison.p_holm) else comparison.p_holm)
 
 
 def bare_p(p_value: float) -> str:
@@ -92,14 +100,44 @@ def corrected_p(comparison: Comparison) -> str:
 
 
 def belief(comparison: Comparison) -> str:
-    """Whether the difference can be believed: `a difference to believe`, `within chance`, or in between."""
-    if comparison.n < 2:
+    """Whether the difference can be believed, and where one would take it for more or less than it is, why."""
+    it = comparison
+    if it.n < 2:
         return "too few queries to believe anything"
-    if not comparison.significant:
-        return "within chance, not to be believed"
-    if comparison.p_t >= 0.05:  # NaN where no t-test was made
-        return f"beyond chance by one test only (t-test: {p_text(comparison.p_t)}), to be believed with care"
-    return "a difference to believe"
+    if it.significant and it.p_t >= ALPHA:  # NaN where no t-test was made
+        return f"beyond chance by one test only (t-test: {p_text(it.p_t)}), to be believed with care"
+    return "a difference to believe" if it.significant else _doubt(it)
+
+
+def _doubt(it: Comparison) -> str:
+    """Why a difference is not to be believed."""
+    if it.ties == it.n:
+        return "no difference on any query"
+    if not it.testable:
+        return cannot_show(it)
+    if it.leaves_out_zero:
+        return "not to be believed: the interval leaves out 0, but the p-value for all comparisons is too large"
+    if it.p_value < ALPHA:
+        return f"within chance, being one of several: by itself it would have {p_text(it.p_value)}"
+    if it.p_t < ALPHA:
+        other = f"a t-test, which takes differences for normal and counts no other comparison, has {p_text(it.p_t)}"
+        return f"within chance, not to be believed ({other})"
+    return "within chance, not to be believed"
+
+
+def too_few(comparison: Comparison) -> bool:
+    """Whether nothing could be shown on so few queries, or on so few that differ; many that are all alike show that."""
+    it = comparison
+    return not it.testable and not (it.ties == it.n >= untied_needed(it.alpha))
+
+
+def cannot_show(comparison: Comparison, noun: str = "query", nouns: str = "queries") -> str:
+    """`3 untied queries can show nothing: the smallest p that they can give is 0.250, and 6 must differ`."""
+    it = comparison
+    have = f"{it.untied:,} {'untied ' if it.ties else ''}{noun if it.untied == 1 else nouns}"
+    least, needed = least_p(it.untied), untied_needed(it.alpha)
+    told = f"{have} can show nothing: the smallest p that they can give is {least:.3f}, and {needed} must differ"
+    return told if it.alpha >= ALPHA else f"{told} among so many comparisons"
 
 
 def strength(effect: float) -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from searchtune.errors import DataError
-from searchtune.metrics.cluster import Statistic, cluster_bootstrap, paired_swap
+from searchtune.metrics.cluster import Exchange, Statistic, cluster_bootstrap, cluster_replicates, paired_swap
 from searchtune.metrics.significance import ROUNDS, Estimate
 from searchtune.types import FloatArray64, IntArray
 
@@ -43,13 +43,6 @@ class Confusion:
     def relevant_from(self, human: int, judge: int) -> Confusion:
         """The same pairs in two classes: not relevant and, from these grades on, relevant. Shape: (queries, 2, 2)."""
         return Confusion(binary(self.counts, human, judge), self.ungraded)
-
-
-class Difference(NamedTuple):
-    """A figure of the second judge minus that of the first, on the pairs that both graded."""
-
-    estimate: Estimate
-    p_value: float
 
 
 def confusion(human: IntArray, judge: IntArray, queries: IntArray, *, grades: int | None = None) -> Confusion:
@@ -159,7 +152,7 @@ def agreement(
 
 def difference(
     a: Confusion, b: Confusion, statistic: Statistic = kappa, *, seed: int = 0, rounds: int = ROUNDS
-) -> Difference:
+) -> Exchange:
     """The figure of `b` minus that of `a` with its interval, and the p-value of the paired randomisation test.
 
     Both must be counted from the same queries and from the pairs that both judges graded, else the judge that skips
@@ -175,8 +168,8 @@ def difference(
     keep = first.sum((1, 2)) > 0
     both = np.stack([first[keep], second[keep]], axis=1)  # (queries, 2, grades, grades)
     figures = {"difference": lambda sums: statistic(sums[..., 1, :, :]) - statistic(sums[..., 0, :, :])}
-    estimate = cluster_bootstrap(both, figures, seed=seed, rounds=rounds)["difference"]
-    return Difference(estimate, paired_swap(both[:, 0], both[:, 1], statistic, seed=seed, rounds=rounds))
+    replicates = cluster_replicates(both, figures, seed=seed, rounds=rounds)["difference"]
+    return Exchange(replicates, paired_swap(both[:, 0], both[:, 1], statistic, seed=seed, rounds=rounds))
 
 
 def why_undefined(found: Confusion, name: str, *, human_from: int, judge_from: int) -> str | None:

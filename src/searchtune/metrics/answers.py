@@ -45,8 +45,8 @@ from searchtune.metrics.answer_support import (
     without_citations,
     word_support,
 )
-from searchtune.metrics.cluster import Statistic, cluster_bootstrap, paired_swap
-from searchtune.metrics.significance import ROUNDS, SAME, Estimate, resamples
+from searchtune.metrics.cluster import Exchange, Statistic, cluster_replicates, paired_swap
+from searchtune.metrics.significance import ROUNDS, SAME
 from searchtune.metrics.text_overlap import best_of, rouge_l, token_f1
 from searchtune.types import Answer, FloatArray64
 from searchtune.words import count_words
@@ -178,9 +178,7 @@ ABSTENTION: Mapping[str, Statistic] = {
 """Figures of a set of cases from the sum of its `abstention_parts`."""
 
 
-def abstention_difference(
-    a: FloatArray64, b: FloatArray64, name: str, *, seed: int, rounds: int = ROUNDS
-) -> tuple[Estimate, float]:
+def abstention_difference(a: FloatArray64, b: FloatArray64, name: str, *, seed: int, rounds: int = ROUNDS) -> Exchange:
     """A figure of `ABSTENTION` of `b` minus that of `a` with its interval, and a two-sided p-value.
 
     The p-value is the larger of two. Exchanging both systems' answers, question by question, tests whether the two are
@@ -195,17 +193,13 @@ def abstention_difference(
     def difference(sums: FloatArray64) -> FloatArray64:
         return statistic(sums[..., 1, :, :]) - statistic(sums[..., 0, :, :])
 
-    estimate = cluster_bootstrap(both, {name: difference}, seed=seed, rounds=rounds)[name]
-    if len(both) < MIN_TESTED or math.isnan(estimate.mean):
-        return estimate, math.nan
-    flat = both.reshape(len(both), -1)
-    drawn = np.concatenate(
-        [difference((weights @ flat).reshape(-1, 2, 2, 2)) for weights in resamples(len(both), seed, rounds)]
-    )
-    drawn = drawn[np.isfinite(drawn)]
+    replicates = cluster_replicates(both, {name: difference}, seed=seed, rounds=rounds)[name]
+    drawn = replicates.drawn
+    if len(both) < MIN_TESTED or not len(drawn):
+        return Exchange(replicates, math.nan)
     tail = min(int((drawn <= SAME).sum()), int((drawn >= -SAME).sum()))
     achieved = min(1.0, 2 * (1 + tail) / (1 + len(drawn)))
-    return estimate, max(achieved, paired_swap(a, b, statistic, seed=seed, rounds=rounds))
+    return Exchange(replicates, max(achieved, paired_swap(a, b, statistic, seed=seed, rounds=rounds)))
 
 
 def _row(case: AnswerCase, supporter: Supporter, supported: float) -> dict[str, float]:

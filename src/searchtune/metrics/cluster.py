@@ -7,17 +7,58 @@ and the figure is computed on all resamples at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from searchtune.metrics.significance import ROUNDS, SAME, Estimate, bca_interval, chunks, resamples
+from searchtune.metrics.significance import ALPHA, ROUNDS, SAME, Estimate, bca_interval, chunks, resamples
 from searchtune.types import FloatArray64
 
 Statistic = Callable[[FloatArray64], FloatArray64]
 """From sums over queries to a figure, NaN where it is not defined. Shape: (..., *parts of a query) -> (...)."""
 ENOUGH = 0.9
 """An interval needs this share of resamples in which the figure is defined."""
+
+
+class Replicates(NamedTuple):
+    """A figure with what it becomes when whole queries are resampled."""
+
+    point: float
+    n: int
+    influence: FloatArray64
+    """Shape: (queries,); empty where there is no interval."""
+    drawn: FloatArray64
+    """The figure on each resample in which it is defined."""
+
+    def interval(self, alpha: float = ALPHA) -> Estimate:
+        """The BCa interval of confidence 1 - alpha; NaN where there is none."""
+        if not len(self.influence):
+            return Estimate(self.point, np.nan, np.nan, self.n)
+        return bca_interval(self.point, self.influence, self.drawn, level=1 - alpha)
+
+
+class Exchange(NamedTuple):
+    """A difference that is no mean over queries: what resampling makes of it, and the p-value of its test.
+
+    These are two methods, which may disagree. The interval then gives way: it is stretched to 0 where the test does not
+    reject, so that it leaves out 0 only where both say that there is a difference.
+    """
+
+    replicates: Replicates
+    p_value: float
+
+    def interval(self, alpha: float = ALPHA) -> Estimate:
+        """The BCa interval of confidence 1 - alpha, stretched to 0 where the p-value is not below alpha."""
+        found = self.replicates.interval(alpha)
+        if self.p_value < alpha or math.isnan(found.low):
+            return found
+        return found._replace(low=min(found.low, 0.0), high=max(found.high, 0.0))
+
+    @property
+    def estimate(self) -> Estimate:
+        return self.interval()
 
 
 def cluster_bootstrap(
@@ -36,11 +77,19 @@ def cluster_bootstrap(
 
     Shape: parts (queries, ...).
     """
-    n = len(parts)
+    found = cluster_replicates(parts, statistics, seed=seed, rounds=rounds)
+    return {name: it.interval(1 - level) for name, it in found.items()}
+
+
+def cluster_replicates(
+    parts: FloatArray64, statistics: Mapping[str, Statistic], *, seed: int, rounds: int = ROUNDS
+) -> dict[str, Replicates]:
+    """What `cluster_bootstrap` makes its intervals of. Shape: parts (queries, ...)."""
+    n, none = len(parts), np.empty(0)
     total = parts.sum(axis=0)
     points = {name: float(statistic(total)) for name, statistic in statistics.items()}
     if n < 2:
-        return {name: Estimate(point if n else np.nan, np.nan, np.nan, n) for name, point in points.items()}
+        return {name: Replicates(point if n else np.nan, n, none, none) for name, point in points.items()}
     flat = parts.reshape(n, -1)
     drawn: dict[str, list[FloatArray64]] = {name: [] for name in statistics}
     for weights in resamples(n, seed, rounds):
@@ -53,11 +102,11 @@ def cluster_bootstrap(
         replicates = np.concatenate(drawn[name])
         replicates = replicates[np.isfinite(replicates)]
         if np.isnan(points[name]) or len(replicates) < ENOUGH * rounds:
-            found[name] = Estimate(points[name], np.nan, np.nan, n)
+            found[name] = Replicates(points[name], n, none, none)
             continue
         left_out = statistic(without)
         influence = np.where(np.isfinite(left_out), np.nanmean(left_out) - left_out, 0.0)
-        found[name] = bca_interval(points[name], influence, replicates, level=level)
+        found[name] = Replicates(points[name], n, influence, replicates)
     return found
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from searchtune.errors import ArtifactError, DataError
 from searchtune.metrics.gain_features import GainFeatures
-from searchtune.metrics.significance import SAME, Estimate, bootstrap
+from searchtune.metrics.significance import SAME, Estimate, mean_shift, sign_flips
 from searchtune.types import FloatArray64, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -28,7 +28,6 @@ FEWEST = 10
 _PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0)
 """Ridge penalties that are tried, in units of a standardised feature's sum of squares over one query; the strongest of
 equals is taken."""
-_ROUNDS = 2000
 
 
 class Aim(NamedTuple):
@@ -199,14 +198,15 @@ def _settled(
     penalty, threshold = chosen
     centre, scale, weights, intercept = _ridge(features.values, gains, penalty)
     earned = np.where(used, gains, 0.0)
-    sure = bootstrap(earned, seed=seed, level=2 * aim.certainty - 1, rounds=_ROUNDS)
-    expected = bootstrap(earned, seed=seed, rounds=_ROUNDS)
+    (shifts,) = sign_flips(earned[:, None], seed=seed)
+    sure, expected = shifts.interval(2 * (1 - aim.certainty)), shifts.interval()
     helps = bool(sure.low > SAME) and threshold < np.inf
     use: Use = "never" if not helps else "always" if threshold == -np.inf else "predicted"
     share, harmed = float(used.mean()), float((earned < -SAME).mean())
+    span = f"95% interval {expected.low:+.4f} to {expected.high:+.4f}"
     words = (
         f"on {expected.n} dev queries, rewriting {share:.0%} of them where a gain is expected changes the mean by "
-        f"{expected.mean:+.4f} (95% interval {expected.low:+.4f} to {expected.high:+.4f}) and harms {harmed:.0%}"
+        f"{expected.mean:+.4f} ({'too few for an interval' if np.isnan(expected.low) else span}) and harms {harmed:.0%}"
     )
     verdict = {
         "never": f"no gain that is sure at {aim.certainty:.0%}, so no rewrite is used",
@@ -231,7 +231,7 @@ def _settled(
 def _never(features: GainFeatures, gains: FloatArray64, reading: str) -> GainPredictor:
     """A predictor that uses no rewrite; its expected gain is what dev's mean would be, 0 throughout."""
     zeros = np.zeros(len(features.names))
-    expected = bootstrap(np.zeros(len(gains)), seed=0, rounds=1)
+    expected = mean_shift(np.zeros(len(gains)), seed=0)
     return GainPredictor(features.names, zeros, zeros + 1, zeros, 0.0, "never", 0.0, expected, 0.0, 0.0, reading)
 
 

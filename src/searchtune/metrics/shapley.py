@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from searchtune.errors import DataError
-from searchtune.metrics.significance import SAME, Estimate, bootstrap_columns, holm, paired_randomisation_columns
+from searchtune.metrics.significance import SAME, Estimate, bootstrap_columns, holm, holm_levels, sign_flips
 from searchtune.types import FloatArray64
 
 MOST_PLAYERS = 12
@@ -100,10 +100,11 @@ def interaction_index(values: FloatArray64) -> dict[tuple[int, int], FloatArray6
     return found
 
 
-def attribute(values: FloatArray64, *, seed: int, level: float = 0.95) -> Attribution:
-    """Mean shares and interactions with bootstrap intervals and paired tests against 0, rows being resampled together.
+def attribute(values: FloatArray64, *, seed: int) -> Attribution:
+    """Mean shares and interactions, tested against 0 with intervals that say the same (`significance.sign_flips`).
 
-    Errors as `shapley_values`. Shape: values (rows, 2^k).
+    Shares are corrected for the number of players, interactions for the number of pairs, p-values and intervals alike;
+    `alone` and `last` stand by themselves. Errors as `shapley_values`. Shape: values (rows, 2^k).
     """
     players = _players(values)
     top = values.shape[1] - 1
@@ -111,19 +112,15 @@ def attribute(values: FloatArray64, *, seed: int, level: float = 0.95) -> Attrib
     together = interaction_index(values)
     alone = [values[:, 1 << i] - values[:, 0] for i in range(players)]
     last = [values[:, top] - values[:, top ^ (1 << i)] for i in range(players)]
-    columns = np.column_stack([values[:, 0], values[:, top], own, *alone, *last, *together.values()])
-    told = bootstrap_columns(columns, seed=seed, level=level)
-    shares = _tested(told[2 : 2 + players], own, seed)
-    rest = told[2 + players :]
     crossed = np.column_stack([*together.values()]) if together else np.zeros((len(values), 0))
-    pairs = _tested(rest[2 * players :], crossed, seed)
+    nobody, everybody = bootstrap_columns(values[:, [0, top]], seed=seed)
     return Attribution(
-        nobody=told[0],
-        everybody=told[1],
-        shares=shares,
-        alone=rest[:players],
-        last=rest[players : 2 * players],
-        pairs=dict(zip(together, pairs, strict=True)),
+        nobody=nobody,
+        everybody=everybody,
+        shares=_tested(own, seed),
+        alone=[it.interval() for it in sign_flips(np.column_stack(alone), seed=seed)],
+        last=[it.interval() for it in sign_flips(np.column_stack(last), seed=seed)],
+        pairs=dict(zip(together, _tested(crossed, seed), strict=True)),
     )
 
 
@@ -132,11 +129,12 @@ def members(column: int, players: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for place, name in enumerate(players) if column >> place & 1)
 
 
-def _tested(estimates: Sequence[Estimate], columns: FloatArray64, seed: int) -> list[Share]:
-    p_values = paired_randomisation_columns(columns, seed=seed) if columns.shape[1] else []
+def _tested(columns: FloatArray64, seed: int) -> list[Share]:
+    tests = sign_flips(columns, seed=seed)
+    p_values = [it.p_value for it in tests]
     return [
-        Share(estimate, p_value, corrected)
-        for estimate, p_value, corrected in zip(estimates, p_values, holm(p_values), strict=True)
+        Share(it.interval(alpha), it.p_value, corrected)
+        for it, corrected, alpha in zip(tests, holm(p_values), holm_levels(p_values), strict=True)
     ]
 
 

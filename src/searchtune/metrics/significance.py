@@ -1,14 +1,19 @@
-"""How far a mean over queries can be trusted: intervals, paired tests and the smallest effect a sample can show.
+"""How far a mean over queries can be trusted: intervals and paired tests.
 
 In every paired function `a` is the reference, `b` the candidate, and differences are `b - a`: above 0 means that `b` is
 better. Whatever draws random numbers takes a seed and gives the same answer for it.
+
+Differences are tested by sign flips, and their interval holds every shift that this very test does not reject, so that
+the two cannot contradict each other (`sign_flips`). Single means have a bootstrap interval.
 
 An interval or a p-value that the sample cannot give is NaN: nothing from no query, no spread from a single one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +24,8 @@ from searchtune.types import FloatArray64
 
 ROUNDS = 10_000
 """Resamples of a bootstrap and sign flips of a test: the smallest p-value is 1 / (ROUNDS + 1)."""
+ALPHA = 0.05
+"""A difference counts where its p-value is below this; no more than this share of intervals misses the truth."""
 CHUNK = 4_000_000
 """Random draws held in memory at once."""
 SAME = 1e-9
@@ -99,27 +106,93 @@ def chunks(rounds: int, n: int) -> Iterator[int]:
         yield min(size, rounds - start)
 
 
-def paired_randomisation(a: FloatArray64, b: FloatArray64, *, seed: int, rounds: int = ROUNDS) -> float:
-    """Two-sided p-value of mean(b - a) under random sign flips (Smucker et al. 2007, CIKM).
+@dataclass(frozen=True, eq=False)
+class Shifts:
+    """A column's paired randomisation test, and all shifts of the column that it does not reject (see `sign_flips`)."""
 
-    The observed labelling counts as one more draw, p = (1 + as extreme) / (1 + rounds), so that p is never 0
-    (Phipson & Smyth 2010). NaN where there is no query. Shape: a and b (n,).
+    mean: float
+    n: int
+    lower: FloatArray64
+    """By sign flip: it is as extreme as what was seen wherever the true mean is taken for this or more (and less than
+    the mean). Shape: (flips,)."""
+    upper: FloatArray64
+    """The same from above."""
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of a true mean of 0: (1 + as extreme) / (1 + flips), never 0 (Phipson & Smyth 2010)."""
+        if self.n == 0:
+            return math.nan
+        if abs(self.mean) <= SAME:
+            return 1.0
+        extreme = (self.lower <= 0).sum() if self.mean > 0 else (self.upper >= 0).sum()
+        return float((1 + extreme) / (1 + len(self.lower)))
+
+    def interval(self, alpha: float = ALPHA) -> Estimate:
+        """The shifts that are not rejected at `alpha`; 0 is among them exactly where the p-value is not below it.
+
+        NaN where the sample is so small that no shift would be rejected: below 6 rows for an alpha of 0.05.
+        """
+        reach = math.ceil(alpha * (1 + len(self.lower)) - 1e-9) - 1  # so many flips may be as extreme
+        if self.n == 0 or reach < 1:
+            return Estimate(self.mean, np.nan, np.nan, self.n)
+        low = float(np.partition(self.lower, reach - 1)[reach - 1])
+        high = float(-np.partition(-self.upper, reach - 1)[reach - 1])
+        bounded = math.isfinite(low) and math.isfinite(high)
+        return Estimate(self.mean, low, high, self.n) if bounded else Estimate(self.mean, np.nan, np.nan, self.n)
+
+
+def sign_flips(differences: FloatArray64, *, seed: int, rounds: int = ROUNDS) -> list[Shifts]:
+    """The paired randomisation test of each column's mean (Smucker et al. 2007, CIKM), and its interval.
+
+    Were both systems one, each difference might as well have the other sign: a flip of signs counts as extreme where
+    its sum is as far from 0 as the one seen. Taking away a shift t first tests a true mean of t. The flip of a set F of
+    rows is then as extreme exactly where mean(F) <= t <= mean, so that the interval's ends are order statistics of the
+    means of subsets (Hartigan 1969, JASA 64:1303), and test and interval are one method. Rows are taken to be
+    symmetric around the true mean; ties stay ties in the test of 0.
+
+    A flip and its opposite count as one. Where all flips are no more than `rounds`, every one is taken and the test is
+    exact (up to 14 rows for 10,000); otherwise `rounds` of them are drawn, the same for all columns.
+
+    Shape: differences (n, columns).
     """
-    return paired_randomisation_columns(np.asarray(b - a, np.float64)[:, None], seed=seed, rounds=rounds)[0]
-
-
-def paired_randomisation_columns(differences: FloatArray64, *, seed: int, rounds: int = ROUNDS) -> list[float]:
-    """`paired_randomisation` of each column, with the same sign flips for all. Shape: differences (n, columns)."""
     n, columns = differences.shape
-    if n == 0:
-        return [np.nan] * columns
+    lower, upper = [], []
+    totals = differences.sum(axis=0)
+    for signs in _signs(n, seed, rounds):  # (part, n)
+        flipped = signs @ differences  # (part, columns)
+        kept = (n + signs.sum(axis=1, keepdims=True)) / 2  # rows whose sign stays
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means = np.stack([(totals + flipped) / (2 * kept), (totals - flipped) / (2 * (n - kept))])
+        means[np.abs(means) < SAME] = 0.0
+        whole = (kept == 0) | (kept == n)  # nothing is flipped, or all: as extreme whatever the shift
+        lower.append(np.where(whole, -np.inf, means.min(axis=0)))
+        upper.append(np.where(whole, np.inf, means.max(axis=0)))
+    low, high = (np.concatenate([*parts, np.empty((0, columns))]) for parts in (lower, upper))
+    averages = totals / n if n else np.full(columns, np.nan)
+    return [Shifts(float(averages[c]), n, low[:, c], high[:, c]) for c in range(columns)]
+
+
+def _signs(n: int, seed: int, rounds: int) -> Iterator[FloatArray64]:
+    """Signs of the rows in each flip, some flips at a time: all there are, or as many as `rounds`. Shape: (part, n)."""
+    if 2 ** (n - 1) - 1 <= rounds:
+        every = np.arange(1, 2 ** max(n - 1, 0))
+        if len(every):
+            yield (1 - 2 * ((every[:, None] >> np.arange(n)) & 1)).astype(np.float64)
+        return
     rng = np.random.default_rng(seed)
-    observed = np.abs(differences.sum(axis=0))
-    extreme = np.zeros(columns, dtype=np.int64)
     for size in chunks(rounds, n):
-        signs = 2.0 * rng.integers(0, 2, size=(size, n), dtype=np.int8) - 1.0  # (size, n)
-        extreme += (np.abs(signs @ differences) >= observed - SAME).sum(axis=0)
-    return [float(p) for p in (1 + extreme) / (1 + rounds)]
+        yield (2 * rng.integers(0, 2, size=(size, n), dtype=np.int8) - 1).astype(np.float64)
+
+
+def paired_randomisation(a: FloatArray64, b: FloatArray64, *, seed: int, rounds: int = ROUNDS) -> float:
+    """Two-sided p-value of mean(b - a) by `sign_flips`; NaN where there is no query. Shape: a and b (n,)."""
+    return sign_flips(np.asarray(b - a, np.float64)[:, None], seed=seed, rounds=rounds)[0].p_value
+
+
+def mean_shift(differences: FloatArray64, *, seed: int, rounds: int = ROUNDS) -> Estimate:
+    """The mean of paired differences with its 95% interval by `sign_flips`. Shape: differences (n,)."""
+    return sign_flips(np.asarray(differences, np.float64)[:, None], seed=seed, rounds=rounds)[0].interval()
 
 
 def paired_t(a: FloatArray64, b: FloatArray64) -> float:
@@ -175,8 +248,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested], kind="stable")]
     corrected = p.copy()
-    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
+    steps = np.round(p[order] * np.arange(len(order), 0, -1), 12)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return [float(value) for value in corrected]
+
+
+def holm_levels(p_values: Sequence[float], alpha: float = ALPHA) -> list[float]:
+    """The level at which Holm's method decides each test: its p-value is below it exactly where `holm` gives < alpha.
+
+    The smallest of m p-values is held against alpha / m, the next one against alpha / (m - 1) and so on, until one is
+    not below its level: that level is the one of all further tests. An interval of confidence 1 - level says the
+    same as the corrected test. Errors and NaN as in `holm`.
+    """
+    corrected = np.array(holm(p_values))
+    levels = np.full(len(corrected), alpha)
+    order = np.argsort(np.asarray(p_values, np.float64), kind="stable")[: np.count_nonzero(~np.isnan(corrected))]
+    rejected = int((corrected[order] < alpha).sum())
+    left = len(order) - np.minimum(np.arange(len(order)), rejected)  # tests not yet decided
+    levels[order] = alpha / left
+    return [float(level) for level in levels]
 
 
 def win_tie_loss(a: FloatArray64, b: FloatArray64, tolerance: float = SAME) -> Tally:
@@ -184,19 +274,6 @@ def win_tie_loss(a: FloatArray64, b: FloatArray64, tolerance: float = SAME) -> T
     difference = np.asarray(b) - np.asarray(a)
     wins, losses = int((difference > tolerance).sum()), int((difference < -tolerance).sum())
     return Tally(wins, len(difference) - wins - losses, losses)
-
-
-def minimum_detectable_effect(differences: FloatArray64, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true mean difference that a two-sided paired test of this size would find with chance `power`.
-
-    (t[1 - alpha/2] + t[power]) x standard error with n - 1 degrees of freedom (Sakai 2018, Laboratory Experiments in
-    Information Retrieval, ch. 6), in the metric's own unit. NaN below two queries. Shape: differences (n,).
-    """
-    n = len(differences)
-    if n < 2:
-        return float("nan")
-    error = np.std(differences, ddof=1) / np.sqrt(n)
-    return float((special.stdtrit(n - 1, 1 - alpha / 2) + special.stdtrit(n - 1, power)) * error)
 
 
 def _means_and_spreads(differences: FloatArray64) -> tuple[FloatArray64, FloatArray64]:

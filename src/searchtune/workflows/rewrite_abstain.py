@@ -18,7 +18,7 @@ from searchtune.data.candidates import word_idf
 from searchtune.errors import DataError, did_you_mean
 from searchtune.metrics.gain_features import GainFeatures, retriever_features
 from searchtune.metrics.gain_prediction import Aim, fit_gain
-from searchtune.metrics.significance import SAME, Estimate, bootstrap, paired_randomisation
+from searchtune.metrics.significance import SAME, Estimate, mean_shift, paired_randomisation
 from searchtune.retrieval.choice import choose
 from searchtune.retrieval.gain_rule import changed_rows, rewrite_features
 from searchtune.specs.reward import AbstentionSpec
@@ -117,9 +117,9 @@ class RewriteEffect:
             "queries": len(gains),
             "share": float(self.used.mean()) if len(gains) else 0.0,
             "mean": float(self.original.mean()) if len(gains) else float("nan"),
-            "gain": bootstrap(gains, seed=self.seed),
-            "gain_used": bootstrap(gains[self.used], seed=self.seed),
-            "gain_without_abstention": bootstrap(self.rewritten - self.original, seed=self.seed),
+            "gain": mean_shift(gains, seed=self.seed),
+            "gain_used": mean_shift(gains[self.used], seed=self.seed),
+            "gain_without_abstention": mean_shift(self.rewritten - self.original, seed=self.seed),
             "p": paired_randomisation(self.original, self.values, seed=self.seed),
             "better": float((gains > SAME).mean()) if len(gains) else 0.0,
             "harmed": float((gains < -SAME).mean()) if len(gains) else 0.0,
@@ -212,5 +212,5 @@ def _words(estimate: Estimate) -> str:
     if np.isnan(estimate.mean):
         return "unknown, since there are none"
     if np.isnan(estimate.low):
-        return f"{estimate.mean:+.4f} (one query)"
+        return f"{estimate.mean:+.4f} ({estimate.n} {'query has' if estimate.n == 1 else 'queries have'} no interval)"
     return f"{estimate.mean:+.4f} (95% interval {estimate.low:+.4f} to {estimate.high:+.4f})"

@@ -212,7 +212,10 @@ def test_the_other_way_round_is_worse_and_warned_of() -> None:
 
 
 def test_outcomes_of_small_and_equal_sets() -> None:
-    same = build_answer_report(evidence_of({"a": [RIGHT] * 4, "b": [RIGHT] * 4}), rounds=ROUNDS)
+    few = build_answer_report(evidence_of({"a": [RIGHT] * 4, "b": [WRONG] * 4}), rounds=ROUNDS)
+    assert answer_outcome(few) is AnswerOutcome.TOO_FEW  # were all four wrong, chance would do it once in eight
+    assert "not to be told by overall" in " ".join(answer_verdict(few))
+    same = build_answer_report(evidence_of({"a": [RIGHT] * 20, "b": [RIGHT] * 20}), rounds=ROUNDS)
     assert answer_outcome(same) is AnswerOutcome.NO_DIFFERENCE
     assert "cannot be told apart from" in answer_verdict(same)[0]
     assert (

@@ -60,7 +60,7 @@ def test_json_has_the_promised_shape_and_reads_back(report: Report, tmp_path: Pa
     assert list(data["systems"]["base"]["metrics"]) == list(METRICS)
     assert set(data["systems"]["base"]["metrics"]["ndcg@10"]) == {"mean", "low", "high", "n"}
     keys = {"a", "b", "metric", "delta", "low", "high", "n", "p_value", "wins", "ties", "losses", "mde"}
-    keys |= {"p_holm", "p_t", "effect_size"}
+    keys |= {"p_holm", "p_t", "effect_size", "alpha"}
     assert set(data["per_query"][0]["others"]) == set(METRICS) - {"ndcg@10"}
     assert all(set(item) == keys for item in data["comparisons"])
     assert [(it["a"], it["b"]) for it in data["comparisons"][::4]] == [("base", "tuned"), ("hybrid", "tuned+bm25")]
@@ -229,9 +229,10 @@ def test_breakdown_scores_every_bin(evidence: Evidence, report: Report) -> None:
     assert list(report.breakdown) == ["query length", "relevant documents", "words shared with the answer"]
     lengths = report.breakdown["query length"]
     assert sum(part.n for part in lengths.values()) == report.n
-    raw = [part.comparisons[0].p_value for part in lengths.values()]
-    judged = [part.comparisons[0].p_holm for part in lengths.values()]
-    assert min(judged) == pytest.approx(min(1, min(raw) * len(raw)))
+    bins = [part for kind in report.breakdown.values() for part in kind.values()]
+    raw = [part.comparisons[0].p_value for part in bins]
+    judged = [part.comparisons[0].p_holm for part in bins]
+    assert min(judged) == pytest.approx(min(1, min(raw) * len(raw)))  # over all bins of all kinds
     first = next(iter(lengths))
     inside = [i for i, row in enumerate(report.per_query) if first in row.bins["query length"]]
     values = score(evidence.runs["tuned"], evidence.qrels, ["ndcg@10"])["ndcg@10"]

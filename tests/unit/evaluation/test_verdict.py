@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from tests.unit.evaluation.made_up import made_up_evidence
 
 from searchtune.evaluation import Comparison, Outcome, Report, build_report, outcome, verdict
+from searchtune.evaluation.figures import figures
 from searchtune.evaluation.report import Slice, SystemScores
+from searchtune.evaluation.wording import signed
 from searchtune.metrics import Estimate
 
 NAN = float("nan")
@@ -82,12 +85,20 @@ def test_gain_that_lives_only_in_seen(unseen: Comparison) -> None:
     assert outcome(found) is Outcome.SEEN_ONLY
     headline, *rest = verdict(found)
     assert headline.startswith("The headline gain lives only in seen queries")
-    assert "tuning did not help" in headline
+    assert headline.endswith("no such gain is there.")
     told = "tuning made search worse" if unseen.significant else "no gain was shown"
     assert any(f"104 unseen queries, {told}" in sentence for sentence in rest)
 
 
-@pytest.mark.parametrize("unseen", [compared(0.1, 0.2, 8, width=0.15), compared(0.3, 1.0, 1)])
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        compared(0.1, 0.2, 8, width=0.15),
+        compared(0.3, 1.0, 1),
+        compared(-0.01, 0.9, 8, width=0.3),
+        compared(-0.01, 1.0, 3),
+    ],
+)
 def test_too_few_unseen_queries_leave_it_open(unseen: Comparison) -> None:
     found = report(part(UP), unseen=unseen, seen=compared(0.14, 0.001, 92))
     assert outcome(found) is Outcome.UNSETTLED
@@ -101,7 +112,7 @@ def test_no_unseen_query_points_to_the_residual() -> None:
     text = " ".join(verdict(found))
     assert "memory and learning cannot be told apart" in text
     assert "No test query is unseen: look at the residual collection." in text
-    assert "on 90 residual queries, no gain was shown (smallest effect it could have shown: 0.030): +0.001" in text
+    assert "on 90 residual queries, no gain was shown (smallest effect that would be: 0.030): +0.001" in text
 
 
 def test_overlap_that_nobody_measured() -> None:
@@ -120,16 +131,54 @@ def test_every_query_unseen() -> None:
 @pytest.mark.parametrize("flat", [FLAT, compared(-0.004, 0.6), compared(0.02, 0.06)])
 def test_no_gain_is_said_plainly_with_what_could_have_been_shown(flat: Comparison) -> None:
     found = report(part(flat), unseen=flat)
-    assert outcome(found) is Outcome.NO_GAIN
+    assert outcome(found) is Outcome.NOT_SHOWN
     headline, _, power, *_ = verdict(found)
-    assert headline == "Tuning did not help: the difference on 100 queries is within chance."
-    assert power.endswith("about 0.030: a smaller effect may exist and was not ruled out.")
+    assert headline.startswith("No sure gain: the difference on 100 queries is within chance, and they are too few")
+    low, high = signed(flat.low), signed(flat.high)
+    assert power.endswith(f"about 0.030; true differences from {low} to {high} are not ruled out.")
+
+
+def test_a_gain_is_ruled_out_only_where_it_would_have_shown() -> None:
+    tight = compared(0.001, 0.6, 400, width=0.006).model_copy(update={"mde": 0.008})
+    assert outcome(report(part(tight))) is Outcome.NO_GAIN
+    assert "a true gain of 0.010 or more is ruled out" in verdict(report(part(tight)))[0]
+    few = compared(0.001, 0.6, 30, width=0.006).model_copy(update={"mde": 0.008})
+    for open_still in (few, tight.model_copy(update={"mde": 0.02}), tight.model_copy(update={"high": 0.012})):
+        assert outcome(report(part(open_still))) is Outcome.NOT_SHOWN
+
+
+def test_few_queries_and_ties_are_said_to_show_nothing() -> None:
+    """11 queries of which 3 differ have no p below .25; six wins out of six are not enough beside another comparison."""
+    tied = figures_of([0.1, 0.2, -0.05] + [0.0] * 8)
+    assert outcome(tied) is Outcome.TOO_FEW
+    headline, _, reason, *_ = verdict(tied)
+    assert headline == "11 queries cannot show whether tuning helped."
+    assert reason == (
+        "3 untied queries can show nothing: the smallest p that they can give is 0.250, and 6 must differ."
+    )
+    six = figures_of([0.1, 0.2, 0.05, 0.1, 0.3, 0.02], others=[[0.3, 0.1, 0.1, 0.1, 0.2, 0.1]])
+    assert outcome(six) is Outcome.TOO_FEW
+    assert "and 7 must differ among so many comparisons" in " ".join(verdict(six))
+    assert outcome(figures_of([0.1, 0.2, 0.05, 0.1, 0.3, 0.02])) is Outcome.UNCHECKED  # a gain, believed
+    assert outcome(figures_of([0.1] * 5)) is Outcome.TOO_FEW
+
+
+def test_one_of_several_is_told_why_it_is_not_believed() -> None:
+    values = [0.1, 0.2, 0.05, 0.1, 0.3, 0.02, 0.2, -0.01, -0.04]
+    others = [np.random.default_rng(seed).normal(0, 0.2, 9).tolist() for seed in range(3)]
+    found = figures_of(values, others=others)
+    it = found.headline
+    assert it is not None
+    assert it.p_value < 0.05 <= it.p_holm
+    assert it.low <= 0 <= it.high  # the interval is that of the corrected test
+    assert outcome(found) is Outcome.NOT_SHOWN
+    assert "being one of several: by itself it would have p = 0.0" in " ".join(verdict(found))
 
 
 def test_harm() -> None:
     found = report(part(DOWN), unseen=DOWN)
     assert outcome(found) is Outcome.HARM
-    assert verdict(found)[0] == "Tuning did not help: it made search worse, beyond chance."
+    assert verdict(found)[0] == "Tuning made search worse, beyond chance."
 
 
 def test_one_query() -> None:
@@ -159,8 +208,10 @@ def test_untuned_rival_ahead_and_further_pairs_are_told() -> None:
 def test_all_ties_from_real_runs() -> None:
     evidence = made_up_evidence(queries=30, docs=60)
     found = build_report(replace(evidence, runs={**evidence.runs, "tuned": evidence.runs["base"]}), rounds=200)
-    assert outcome(found) is Outcome.NO_GAIN
+    assert outcome(found) is Outcome.NO_CHANGE
+    assert verdict(found)[0] == "Tuning changed nothing here: nDCG@10 is the same on all 30 queries."
     text = " ".join(verdict(found))
+    assert "power" not in text
     assert "0.000 (95% interval 0.000 to 0.000, p = 1.000); 0 of 30 queries better, 30 the same, 0 worse" in text
 
 
@@ -176,6 +227,15 @@ def test_missing_queries_are_told() -> None:
     assert "tuned returned nothing for 1 query; each counts 0." in verdict(
         build_report(replace(evidence, runs=runs), rounds=200)
     )
+
+
+def figures_of(gains: list[float], others: Sequence[list[float]] = ()) -> Report:
+    """A report of these differences by query, beside those of other tuned systems."""
+    columns = {"tuned": gains, **{f"other-{i}": column for i, column in enumerate(others)}}
+    values = {"base": {"ndcg@10": np.full(len(gains), 0.5)}}
+    values |= {name: {"ndcg@10": 0.5 + np.array(column)} for name, column in columns.items()}
+    pairs = [("base", name) for name in columns]
+    return report(figures(values, systems=list(values), pairs=pairs, metrics=["ndcg@10"], seed=13), measured=False)
 
 
 def suite(*comparisons: Comparison, **means: float) -> Report:
@@ -221,10 +281,11 @@ def test_untuned_systems_that_are_level(p_value: float, head: str) -> None:
 def test_correction_decides_and_is_told() -> None:
     first = compared(0.04, 0.03).model_copy(update={"p_holm": 0.06, "p_t": 0.03, "effect_size": 0.25})
     found = report(part(first), unseen=first)
-    assert outcome(found) is Outcome.NO_GAIN
+    assert outcome(found) is Outcome.NOT_SHOWN
     text = " ".join(verdict(found))
-    assert "p = 0.030, 0.060 corrected" in text
-    assert "within chance, not to be believed (paired t-test: p = 0.030; effect size d = +0.250 (small))" in text
+    assert "(95% interval +0.020 to +0.060, p = 0.060)" in text
+    assert "the interval leaves out 0, but the p-value for all comparisons is too large" in text  # of an older report
+    assert "effect size d = +0.250, small" in text
 
 
 def test_two_tests_that_disagree_are_told() -> None:

@@ -204,7 +204,8 @@ def test_difference_of_two_judges() -> None:
 
 def test_no_difference_is_not_found() -> None:
     same = confusion(HUMAN, JUDGE, QUERIES)
-    assert difference(same, same, rounds=200) == ((0.0, 0.0, 0.0, 30), 1.0)
+    nothing = difference(same, same, rounds=200)
+    assert (nothing.estimate, nothing.p_value) == ((0.0, 0.0, 0.0, 30), 1.0)
     noisy = [np.clip(HUMAN + np.random.default_rng(s).integers(-1, 2, 600), 0, 3) for s in (1, 2)]
     found = difference(*(confusion(HUMAN, it, QUERIES) for it in noisy), rounds=800)
     assert found.p_value > 0.05

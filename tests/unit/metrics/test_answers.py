@@ -30,7 +30,8 @@ from searchtune.metrics.answers import (
     reference_overlap,
 )
 from searchtune.metrics.cluster import cluster_bootstrap, paired_swap
-from searchtune.types import Answer
+from searchtune.metrics.significance import Estimate
+from searchtune.types import Answer, FloatArray64
 
 SALT = "Salt lowers the freezing point of water, so ice melts."
 MOON = "The moon pulls the sea; tides follow."
@@ -215,14 +216,19 @@ def test_abstention_intervals_and_test() -> None:
     assert paired_swap(good, good, abstention_f1, seed=0, rounds=99) == 1.0
 
 
+def both_of(a: FloatArray64, b: FloatArray64, name: str, *, seed: int, rounds: int) -> tuple[Estimate, float]:
+    found = abstention_difference(a, b, name, seed=seed, rounds=rounds)
+    return found.estimate, found.p_value
+
+
 def test_abstention_differences() -> None:
     good = outcomes(*[(True, True), (False, False)] * 30, *[(True, False)] * 4)
     poor = outcomes(*[(True, True), (False, True)] * 30, *[(True, False)] * 4)
-    estimate, p_value = abstention_difference(poor, good, "abstention_f1", seed=0, rounds=999)
+    estimate, p_value = both_of(poor, good, "abstention_f1", seed=0, rounds=999)
     assert estimate.mean == pytest.approx(60 / 64 - 60 / 94)
     assert 0 < estimate.low < estimate.mean < estimate.high
     assert p_value < 0.01
-    turned, same = abstention_difference(good, poor, "abstention_f1", seed=0, rounds=999)
+    turned, same = both_of(good, poor, "abstention_f1", seed=0, rounds=999)
     assert turned.mean == -estimate.mean
     assert same < 0.01
     assert abstention_difference(good, good, "abstention_f1", seed=0, rounds=99)[1] == 1.0
@@ -232,9 +238,10 @@ def test_a_precision_of_few_abstentions_is_not_believed() -> None:
     """One system abstains three times, the other often: exchange alone would call the difference significant."""
     rare = outcomes(*[(True, True)] * 2, (False, True), *[(True, False)] * 40, *[(False, False)] * 40)
     often = outcomes(*[(True, True)] * 2, (False, False), *[(True, True)] * 40, *[(False, False)] * 40)
-    estimate, p_value = abstention_difference(rare, often, "abstention_precision", seed=0, rounds=999)
+    estimate, p_value = both_of(rare, often, "abstention_precision", seed=0, rounds=999)
     assert estimate.mean == pytest.approx(1 / 3)
     assert p_value > 0.05
+    assert estimate.low <= 0 <= estimate.high  # stretched: the interval does not contradict the test
 
 
 def test_undefined_differences() -> None:

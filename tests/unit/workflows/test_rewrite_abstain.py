@@ -140,7 +140,7 @@ def test_one_dev_query_is_too_few_and_one_test_query_is_reported():
     abstention = fit_abstention(watch, ["walk tree"], metric="ndcg@10")
     assert "1 dev queries are too few" in abstention.predictor.reading
     effect = measure_rewriting(watch, ["remove path"], metric="ndcg@10")
-    assert "(one query)" in effect.lines()[1]
+    assert "(1 query has no interval)" in effect.lines()[1]
     nothing = replace(
         effect, queries=effect.queries[:0], original=np.zeros(0), rewritten=np.zeros(0), used=np.zeros(0, bool)
     )

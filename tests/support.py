@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from searchtune.workflows.progress import Progress
+
 TOPICS = {
     "sea": "harbour tide sail anchor wave pilot reef cargo storm deck gull rope",
     "garden": "seed soil root bloom hedge spade rain petal orchard bee moss vine",
@@ -23,6 +25,16 @@ TOPICS = {
 SHARED = "old new long small first early open quiet north local daily simple great late common winter"
 PER_TOPIC = 5
 TRAIN_TOPICS = range(5)
+
+
+class Notes(Progress):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 @dataclass(frozen=True)

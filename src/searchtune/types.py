@@ -11,7 +11,7 @@ This module does not know files, models or metrics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -154,11 +154,14 @@ class Collection:
 
     @cached_property
     def documents(self) -> list[str]:
-        """Every document as the text a model reads: the template filled with title and text, trimmed."""
-        return [
-            self.doc_template.format(title=title, text=text).strip()
-            for title, text in zip(self.titles, self.texts, strict=True)
-        ]
+        """Every document as the text a model reads (see `document_text`)."""
+        pairs = zip(self.titles, self.texts, strict=True)
+        return [document_text(self.doc_template, title, text) for title, text in pairs]
+
+    def read_as(self, doc_template: str | None) -> Collection:
+        """The same collection with documents under another template; None keeps its own."""
+        same = doc_template is None or doc_template == self.doc_template
+        return self if same else replace(self, doc_template=str(doc_template))
 
     @cached_property
     def doc_index(self) -> dict[str, int]:
@@ -174,6 +177,11 @@ class Collection:
             have = ", ".join(sorted(self.qrels)) or "none"
             raise KeyError(f"{self.name} has no split {name!r} (it has: {have})")
         return self.qrels[name]
+
+
+def document_text(template: str, title: str, text: str) -> str:
+    """The text that a model reads of a document: the template filled with title and text, trimmed."""
+    return template.format(title=title, text=text).strip()
 
 
 @dataclass(frozen=True)

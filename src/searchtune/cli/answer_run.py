@@ -120,7 +120,10 @@ def run(
     if found is None:
         from searchtune.workflows.answer_run import questions_of_task
 
-        found = questions_of_task(str(task), split=split, run=run, depth=depth, max_questions=max_questions)
+        template = None if opened.card is None else opened.card.doc_template
+        found = questions_of_task(
+            str(task), split=split, run=run, depth=depth, max_questions=max_questions, doc_template=template
+        )
     _show(_answered(opened, found, out, price), as_json)
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Train an embedding adapter, encode with it, search with it.")
 
 Adapter = Annotated[Path, typer.Argument(help="The adapter folder that `embed train` wrote, or its run folder.")]
+Dimensions = Annotated[
+    int | None,
+    typer.Option(min=1, help="Keep so many components of a vector: a size that the adapter was trained for."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
@@ -86,11 +90,16 @@ def encode(
     out: Annotated[Path, typer.Option(help="The .npy file to write, float32, one row a text.")],
     queries: Annotated[bool, typer.Option("--queries", help="The texts are queries, not documents.")] = False,
     base: Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")] = None,
+    dimensions: Dimensions = None,
 ) -> None:
-    """Encode texts with base plus adapter."""
+    """Encode texts with base plus adapter, documents written as in training."""
+    from searchtune.cli.progress import RichProgress
     from searchtune.workflows.search import encode_file
 
-    count, dim = encode_file(adapter, texts, out, queries=queries, base=base)
+    with RichProgress() as progress:
+        count, dim = encode_file(
+            adapter, texts, out, queries=queries, base=base, dimensions=dimensions, progress=progress
+        )
     typer.echo(f"{count:,} x {dim} -> {out}")
 
 
@@ -101,13 +110,18 @@ def search(
     task: Annotated[str, typer.Option(help="The collection to search: a task name, task file or BEIR folder.")],
     top: Annotated[int, typer.Option("-k", "--top", min=1, help="How many documents.")] = 10,
     base: Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")] = None,
+    dimensions: Dimensions = None,
     as_json: Json = False,
 ) -> None:
     """Search a collection with base plus adapter."""
+    from searchtune.cli.progress import RichProgress
     from searchtune.retrieval.cache import EmbeddingCache
     from searchtune.workflows.search import search_collection
 
-    hits = search_collection(adapter, query, task, top, base=base, cache=EmbeddingCache())
+    with RichProgress() as progress:
+        hits = search_collection(
+            adapter, query, task, top, base=base, dimensions=dimensions, cache=EmbeddingCache(), progress=progress
+        )
     if as_json:
         typer.echo(json.dumps([hit._asdict() for hit in hits], indent=2, ensure_ascii=False))
         return

@@ -173,11 +173,18 @@ def _judged(
         settled = parse_spec(PairSource, dict(source), "judge run")
         for warning in refuse_circular(judge.facts, makers(made_by), allow=allow_circular):
             typer.echo(f"note: {warning}", err=True)
-        pairs = open_pairs(settled, top=TOP_GRADE if judge.style is None else judge.rubric.top)
+        top = TOP_GRADE if judge.style is None else judge.rubric.top
+        pairs = open_pairs(settled, top=top, doc_template=judge.doc_template)
         for problem in pairs.warnings:
             typer.echo(f"note: {problem}", err=True)
         with RichProgress() as progress:
-            return run_job(judge, pairs, out, plan, progress=progress)
+            job = run_job(judge, pairs, out, plan, progress=progress)
+            limit = int(judge.identity.get("max_tokens", 0))
+            if said := judge.cuts.words(
+                "prompts", limit, "train a judge with a larger max_tokens, or split long passages"
+            ):
+                progress.warn(f"{judge.name}: {said}")
+            return job
     finally:
         judge.close()
 

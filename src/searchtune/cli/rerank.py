@@ -77,7 +77,10 @@ def score(
         str, typer.Argument(help="An adapter folder that `rerank train` wrote, its run folder, or a cross-encoder.")
     ],
     pairs: Annotated[
-        str, typer.Argument(help="JSONL with `query` and `document` a line (- for stdin), or a TREC run with --task.")
+        str,
+        typer.Argument(
+            help="JSONL with `query` and `document` (or `title`, `text`), - for stdin; or a TREC run with --task."
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="The file to write; JSONL goes to stdout without it.")] = None,
     task: Annotated[str | None, typer.Option(help="The collection of a TREC run: task name, file or folder.")] = None,
@@ -91,6 +94,7 @@ def score(
     base: Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")] = None,
 ) -> None:
     """Score pairs, or rerank a TREC run."""
+    from searchtune.cli.progress import RichProgress
     from searchtune.workflows.open_reranker import open_reranker
     from searchtune.workflows.rerank_score import score_pairs, score_run, write_pairs
 
@@ -110,10 +114,13 @@ def score(
             early_exit=early_exit,
             cache=EmbeddingCache(),
         )
+        for warning in done.warnings:
+            typer.echo(f"warning: {warning}", err=True)
         cost = "" if done.milliseconds_per_query is None else f", {done.milliseconds_per_query:.1f} ms a query"
         typer.echo(f"{done.queries:,} queries, {done.pairs:,} pairs ({done.by_model:,} by the model{cost}) -> {out}")
         return
-    rows = score_pairs(opened, pairs)
+    with RichProgress() as progress:
+        rows = list(score_pairs(opened, pairs, progress=progress))
     if out is not None:
         typer.echo(f"{write_pairs(rows, out):,} pairs -> {out}")
         return

@@ -9,7 +9,8 @@ from typing import Literal
 
 from searchtune.data.check import CORPUS_FILE, scan
 from searchtune.data.collection import fingerprint_of
-from searchtune.errors import ConfigError, OutputExistsError
+from searchtune.errors import OutputExistsError
+from searchtune.specs.task import check_template
 from searchtune.storage.atomic import new_folder
 from searchtune.types import Collection, Qrels
 
@@ -72,18 +73,6 @@ def write_beir(collection: Collection, folder: Path) -> None:
         (temp / "qrels").mkdir()
         for split, labels in collection.qrels.items():
             _write_labels(temp / "qrels" / f"{split}.tsv", collection, labels)
-
-
-def check_template(template: str) -> None:
-    """Raise `ConfigError` unless the template uses `{title}` and `{text}` only, and at least one of them."""
-    try:
-        filled = template.format(title="\0", text="\0")
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise ConfigError(f"doc_template {template!r}: only {{title}} and {{text}} can stand in braces") from error
-    if "\0" not in filled:
-        raise ConfigError(
-            f"doc_template {template!r} uses neither {{title}} nor {{text}}: all documents would be equal"
-        )
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -12,9 +12,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from searchtune.data.beir import check_template
 from searchtune.data.collection import Label, build_collection
 from searchtune.errors import ConfigError, DataError, MissingExtraError
+from searchtune.specs.task import check_template
 from searchtune.types import Collection
 
 IRDS = "irds:"

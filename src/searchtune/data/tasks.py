@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from searchtune.data.beir import check_template, read_beir
+from searchtune.data.beir import read_beir
 from searchtune.data.collection import with_qrels
 from searchtune.data.irds import IRDS, open_irds
 from searchtune.data.pystdlib import load_pystdlib
@@ -22,7 +22,7 @@ from searchtune.data.splits import cut_dev
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.reading import user_path
 from searchtune.specs.base import parse_spec, read_yaml
-from searchtune.specs.task import TaskSpec
+from searchtune.specs.task import TaskSpec, check_template
 from searchtune.storage.assets import find_asset
 from searchtune.types import Collection
 

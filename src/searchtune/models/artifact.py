@@ -6,6 +6,7 @@ beside them holds what neither checks: which base, by the hash of its weights, a
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +146,18 @@ def open_with_sentence_transformers(folder: Path, card: AdapterCard) -> FloatArr
 def _readme(card: AdapterCard) -> str:
     figures = ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items()) or "none"
     side = "queries only; documents keep the base's vectors" if card.side == "query" else "queries and documents"
+    template = json.dumps(card.doc_template or "{text}")
+    base = 'SentenceTransformer("path/to/the/base")' if card.side == "query" else "model"
     return (
         f"# {card.name}\n\nA LoRA adapter for `{card.base}`, trained with searchtune on {side}. "
         f"Dev figures: {figures}.\n\n"
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-        'model = SentenceTransformer("path/to/this/folder")\n```\n\n'
+        'model = SentenceTransformer("path/to/this/folder")\n'
+        f'query_vectors = model.encode(queries, prompt_name="query")\n'
+        f"documents = [{template}.format(title=title, text=text).strip() for title, text in rows]\n"
+        f"document_vectors = {base}.encode(documents, prompt={json.dumps(card.document_prompt)})\n```\n\n"
+        f"Queries were cut at {card.query_max_tokens} tokens in training, documents at {card.max_tokens} "
+        "(`model.max_seq_length`). "
         "`searchtune adapter verify` checks that it still gives the vectors it was trained to give; "
         f"`{CARD_FILE}` says what it was trained on.\n"
     )

@@ -17,6 +17,7 @@ import numpy as np
 from searchtune.errors import ConfigError, ModelError
 from searchtune.models.chat import ChatFormat, chat_store, example_store
 from searchtune.models.completions import CompletionReader
+from searchtune.models.cut_count import CutCount
 from searchtune.models.generation import Allowed, Finish, Sampling, generate
 from searchtune.models.generator import CausalLM
 from searchtune.prompts.chat import ChatExample, Conversation
@@ -125,8 +126,11 @@ class LocalBackend:
         max_tokens: int = 4096,
         tokens_per_batch: int = 8192,
         allowed: Allowed | None = None,
+        cuts: CutCount | None = None,
     ) -> None:
+        """`cuts` counts the prompts that are read, and those whose passages lost their ends."""
         self.model = model
+        self.cuts = CutCount() if cuts is None else cuts
         self.max_tokens = max_tokens
         self.tokens_per_batch = tokens_per_batch
         self.allowed = allowed
@@ -148,6 +152,7 @@ class LocalBackend:
         """
         check_labels(labels)
         store = chat_store(self.model.tokenizer, conversations, self.max_tokens)
+        self.cuts.add(len(conversations), store.truncated)
         entries = label_tokens(self.model.tokenizer, conversations, labels)
         scores = self.model.score_store(
             store,
@@ -176,6 +181,7 @@ class LocalBackend:
         if not examples:
             return Likelihoods(np.zeros(0), 0, 0)
         chosen = example_store(self.model.tokenizer, examples, self.max_tokens, ended=False).chosen
+        self.cuts.add(len(examples), chosen.tokens.truncated)
         values = CompletionReader(self.model).read_store(chosen, tokens_per_chunk=self.tokens_per_batch)
         prompts = int(chosen.prompts.sum())
         return Likelihoods(values.astype(np.float64), prompts, int(chosen.tokens.lengths.sum()) - prompts)
@@ -189,6 +195,7 @@ class LocalBackend:
         for start in range(0, len(conversations), _WINDOW):
             window = conversations[start : start + _WINDOW]
             store = chat_store(self.model.tokenizer, window, self.max_tokens)
+            self.cuts.add(len(window), store.truncated)
             replies: dict[int, list[Reply]] = {}
             began = time.perf_counter()
             for place, own in generate(

@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from searchtune.errors import ModelError
 from searchtune.models.fast_bert import Shortcut
-from searchtune.models.inputs import Chunk, Store, length_sorted_chunks, tokenise
+from searchtune.models.inputs import Chunk, Store, TokenStore, length_sorted_chunks, tokenise
 from searchtune.models.layout import Layout, Pooling, read_layout
 from searchtune.models.precision import warn_of_slow
 from searchtune.models.quiet import quiet
@@ -103,7 +103,11 @@ class Encoder(nn.Module):
 
     def encode(self, texts: Sequence[str], *, max_tokens: int, prompt: str = "") -> FloatArray:
         """Vectors of texts, each cut at `max_tokens` after `prompt`. Shape: (texts, dim)."""
-        return self.encode_store(tokenise(self.tokenizer, texts, max_tokens, prompt))
+        return self.encode_store(self.read(texts, max_tokens=max_tokens, prompt=prompt))
+
+    def read(self, texts: Sequence[str], *, max_tokens: int, prompt: str = "") -> TokenStore:
+        """Texts as it reads them, each cut at `max_tokens` after `prompt`."""
+        return tokenise(self.tokenizer, texts, max_tokens, prompt)
 
 
 def train_adapter(backbone: nn.Module, mode: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchtune.errors import ModelError
+from searchtune.models.cut_count import LEAST_DOCUMENT
 from searchtune.models.layout import Layout, Pooling
 from searchtune.models.sources import tokenizer_sha256, weights_sha256
 from searchtune.reading import read_json_object, read_text
@@ -93,6 +94,7 @@ def identify_reranker(
         "template": template,
         "max_tokens": max_tokens,
         "dtype": dtype,
+        **({} if head == "classifier" and not template else {"least_document": str(LEAST_DOCUMENT)}),
     }
 
 

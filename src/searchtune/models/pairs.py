@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from searchtune.errors import ConfigError
+from searchtune.models.cut_count import LEAST_DOCUMENT, CutCount
 from searchtune.models.inputs import Chunk, TokenStore, padding_mask, tokenise
 from searchtune.types import IntArray
 
@@ -33,7 +34,8 @@ class PairFormat:
     segments: int | None = None
     """How many tokens of `between` belong to the query's segment; None where the model knows no segments."""
     keeps_query: bool = False
-    """Cut the document alone; otherwise the longer text first, as tokenizers do."""
+    """Cut the document first, and the query only where it would leave the document less than `LEAST_DOCUMENT` of the
+    room; otherwise the longer text first, as tokenizers do, which leaves a document half of the room at least."""
 
     @property
     def room(self) -> int:
@@ -48,7 +50,7 @@ class PairFormat:
         """
         room = self.room
         if self.keeps_query:
-            kept = np.minimum(queries, room)
+            kept = np.minimum(queries, room - np.minimum(documents, int(np.ceil(LEAST_DOCUMENT * room))))
             return kept, np.minimum(documents, room - kept)
         short, long = np.minimum(queries, documents), np.maximum(queries, documents)
         fits = queries + documents <= room
@@ -82,6 +84,12 @@ class PairStore:
         """How many of these pairs are cut."""
         whole = self.queries.lengths[queries] + self.documents.lengths[documents]
         return int((whole > self.form.room).sum())
+
+    def count(self, queries: IntArray, documents: IntArray, cuts: CutCount) -> None:
+        """Count these pairs, those that are cut, and those of them whose query is."""
+        left, _ = self.form.cut(self.queries.lengths[queries], self.documents.lengths[documents])
+        shortened = int((left < self.queries.lengths[queries]).sum())
+        cuts.add(len(queries), self.truncated(queries, documents), shortened)
 
     def tokens(self, queries: IntArray, documents: IntArray) -> TokenStore:
         """These pairs written out, one text each, in the given order."""
@@ -158,7 +166,8 @@ def tokenizer_format(tokenizer: Any, max_tokens: int) -> PairFormat:
 def template_format(tokenizer: Any, template: str, max_tokens: int) -> PairFormat:
     """A format written out as text with `{query}` and `{document}`, each once and in this order.
 
-    A document is cut where a pair is too long, never the query or the instruction.
+    A document is cut where a pair is too long, a query only where it leaves the document less than `LEAST_DOCUMENT` of
+    the room, the instruction never.
 
     Raises:
         ConfigError: a placeholder is missing, or `max_tokens` leaves no room for text.

@@ -109,7 +109,7 @@ class Outcome:
 class Chain:
     """Stages over one corpus. Threads may share it: one request runs at a time.
 
-    `doc_ids` and `documents` are the corpus in the order in which the retriever has it.
+    `doc_ids` and `documents` are the corpus in the order in which the retriever has it, as the answerer reads it.
     """
 
     doc_ids: Sequence[str]
@@ -128,6 +128,8 @@ class Chain:
     """Documents that the answer is written from."""
     judged: int = 3
     """Documents that are graded."""
+    judged_documents: Sequence[str] | None = None
+    """The corpus as the judge reads it, where that is otherwise than as the answerer does."""
     meters: Mapping[str, Callable[[], int]] = field(default_factory=dict)
     """By stage: how many tokens its language model has taken so far."""
     costs: dict[str, StageCost] = field(default_factory=dict)
@@ -280,8 +282,9 @@ class Chain:
             return [None] * len(questions)
         docs = [self._docs(run, row, self.judged) for row in range(len(run.docs))]
         asked = [question for question, own in zip(questions, docs, strict=True) for _ in own]
+        documents = self.documents if self.judged_documents is None else self.judged_documents
         with self._timed("judge", len(questions)):
-            graded = iter(judge.judge(asked, [self.documents[doc] for own in docs for doc in own]))
+            graded = iter(judge.judge(asked, [documents[doc] for own in docs for doc in own]))
         return [tuple(islice(graded, len(own))) for own in docs]
 
     def _cited(self, run: Run, row: int, answer: Answer | None) -> tuple[str, ...]:

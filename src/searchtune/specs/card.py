@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import field_validator
+
+from searchtune.errors import ConfigError
 from searchtune.reading import user_path
 from searchtune.specs.base import Spec
+from searchtune.specs.task import check_template
 
 CARD_FILE = "adapter_card.json"
 
@@ -56,7 +60,20 @@ class Card(Spec):
     versions: dict[str, str]
     created: str
     """UTC, ISO 8601."""
+    doc_template: str | None = None
+    """How title and text of a document became the text that was trained on: whoever uses the adapter writes documents
+    so. None where training had texts as they are, and on cards that are older than this key."""
     extra: dict[str, Any] = {}
+
+    @field_validator("doc_template")
+    @classmethod
+    def _plain_template(cls, template: str | None) -> str | None:
+        try:
+            if template is not None:
+                check_template(template)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return template
 
 
 class AdapterCard(Card):

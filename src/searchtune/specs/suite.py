@@ -43,6 +43,9 @@ class DenseSystem(Spec):
     """Texts are cut here; null takes the model's own length. Not for an adapter, whose card settles it."""
     query_prompt: str | None = None
     document_prompt: str | None = None
+    dimensions: Positive | None = None
+    """Keep so many components of every vector, the first ones: a size that a Matryoshka adapter was trained for, or any
+    of a base. Null keeps all."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """What the model computes in; `auto` takes bf16 where it is faster."""
     index: IndexSpec = IndexSpec()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Annotated
 
 from pydantic import Field
 
+from searchtune.errors import ConfigError
 from searchtune.specs.base import Spec
 
 
@@ -32,3 +34,20 @@ class TaskSpec(Spec):
     """Which labels of the source serve as what, such as `{train: test}`; the others are left out. Empty keeps all."""
     queries_file: str = "queries.jsonl"
     qrels_folder: str = "qrels"
+
+
+def check_template(template: str) -> None:
+    """Raise `ConfigError` unless the template uses `{title}` and `{text}` only, as they are, and at least one of them.
+
+    Cards come from others, so nothing else that Python's format strings can do is let through.
+    """
+    try:
+        parts = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError:
+        parts = [("", None, None)]
+    if any(name not in ("title", "text") or spec or conversion for name, spec, conversion in parts):
+        raise ConfigError(f"doc_template {template!r}: only {{title}} and {{text}} can stand in braces")
+    if not parts:
+        raise ConfigError(
+            f"doc_template {template!r} uses neither {{title}} nor {{text}}: all documents would be equal"
+        )

@@ -23,6 +23,7 @@ from searchtune.storage.fingerprint import sha256_json
 from searchtune.training.fit import TrainLog
 from searchtune.workflows.adapter import Verification, verify_in_fresh_process
 from searchtune.workflows.answer_sets import AnswerPart
+from searchtune.workflows.document_texts import template_of
 from searchtune.workflows.provenance import now, spec_sha256, versions
 
 _PROBES = 8
@@ -95,6 +96,7 @@ def _card(trained: TrainedAnswerer, positives: list[str]) -> LlmCard:
         trainable_parameters=trained.adapter.trainable,
         recipe_sha256=spec_sha256(recipe),
         data_fingerprint=trained.data_fingerprint,
+        doc_template=template_of(recipe.train.task),
         train_positives_sha256=sha256_json(positives),
         probe=chat_probe(_probes(trained.train)),
         metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},

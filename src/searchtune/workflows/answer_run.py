@@ -73,9 +73,17 @@ class AnswerJob:
 
 
 def questions_of_task(
-    task: str, *, split: str = "test", run: Path | None = None, depth: int = 5, max_questions: int | None = None
+    task: str,
+    *,
+    split: str = "test",
+    run: Path | None = None,
+    depth: int = 5,
+    max_questions: int | None = None,
+    doc_template: str | None = None,
 ) -> AnswerSet:
     """The queries of a task with the passages that a TREC run has for them, or BM25 where none is given.
+
+    `doc_template` writes the passages as an answerer was trained to read them; None writes them as the task says.
 
     Raises:
         ConfigError: no such task, or no such split.
@@ -91,7 +99,7 @@ def questions_of_task(
         assert labels is not None
         texts = [collection.query_texts[int(query)] for query in labels.queries]
         ranked = kept_bm25(collection.documents, cache_root() / "bm25").search(labels.queries, texts, depth)
-    found = answers_of_run(collection, ranked, depth, labels)
+    found = answers_of_run(collection.read_as(doc_template), ranked, depth, labels)
     return found if max_questions is None else sampled_answers(found, max_questions)
 
 

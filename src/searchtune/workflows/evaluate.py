@@ -40,7 +40,7 @@ from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.storage.output import OutputPolicy, prepare_output
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
-from searchtune.workflows.encode import BiEncoder, encode_collection, encode_texts, open_encoder, together
+from searchtune.workflows.encode import BiEncoder, encode_collection, encode_texts, open_system, together
 from searchtune.workflows.open_reranker import exit_of, open_reranker
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
@@ -241,7 +241,7 @@ class _Bench:
 
     def _reranker(self, name: str, system: RerankSystem) -> RerankRanker:
         opened = open_reranker(system.model, precision=system.precision)
-        scorer = PairScorer(self.collection, opened.load, cache=self.cache, key=opened.key)
+        scorer = PairScorer(opened.reads(self.collection, self.progress), opened.load, cache=self.cache, key=opened.key)
         self._note_training(name, system.model)
         blend = opened.card.blend if opened.card is not None and system.blend else None
         rule = exit_of(opened) if system.early_exit else None
@@ -294,14 +294,7 @@ class _Bench:
             rows, encoded = encode_texts(encoder.queries, texts, self.cache)
             self.encoded += encoded
             return VectorRanker(index, known, rows)
-        encoder = open_encoder(
-            system.model,
-            revision=system.revision,
-            precision=system.precision,
-            max_tokens=system.max_tokens,
-            query_prompt=system.query_prompt,
-            document_prompt=system.document_prompt,
-        )
+        encoder = open_system(system)
         vectors = encode_collection(self.collection, encoder, self.cache, splits=splits, progress=self.progress)
         self.encoded += vectors.encoded
         self._note_training(name, system.model)
@@ -318,8 +311,8 @@ class _Bench:
         if spec.save is None:
             return open_index(spec, vectors)
         folder = user_path(spec.save.replace("{task}", folder_name(self.collection.name)))
-        made_of = Fingerprint().add(sha256_json(encoder.documents.identity.fields()))
-        made_of.add_texts(self.collection.documents)
+        made_of = Fingerprint().add(sha256_json(encoder.documents.space))
+        made_of.add_texts(encoder.reads(self.collection).documents)
         kept = folder.exists()
         index = open_kept_index(spec, vectors, folder, made_of.hexdigest())
         self.progress.note(f"index {folder}: {'mapped' if kept else 'written'}")

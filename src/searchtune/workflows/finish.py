@@ -85,6 +85,7 @@ def _card(trained: Trained, dim: int) -> AdapterCard:
         trainable_parameters=trained.trainable_parameters,
         recipe_sha256=spec_sha256(recipe),
         data_fingerprint=collection.fingerprint,
+        doc_template=collection.doc_template,
         train_positives_sha256=sha256_json(positives),
         probe=Probe(queries=queries, documents=documents),
         metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},

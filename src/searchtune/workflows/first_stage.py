@@ -8,7 +8,7 @@ from searchtune.errors import ConfigError
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, System
 from searchtune.types import Collection, IntArray, Run
-from searchtune.workflows.encode import CollectionVectors, encode_collection, open_encoder, together
+from searchtune.workflows.encode import CollectionVectors, encode_collection, open_system, together
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.systems import (
     FusedRanker,
@@ -65,14 +65,7 @@ def open_dense(
     progress: Progress = SILENT,
 ) -> tuple[VectorRanker, CollectionVectors]:
     """A bi-encoder over a collection, ready for the queries of some splits, and its vectors."""
-    encoder = open_encoder(
-        system.model,
-        revision=system.revision,
-        precision=system.precision,
-        max_tokens=system.max_tokens,
-        query_prompt=system.query_prompt,
-        document_prompt=system.document_prompt,
-    )
+    encoder = open_system(system)
     vectors = encode_collection(collection, encoder, cache, splits=splits, progress=progress)
     known, rows = together(collection, vectors, splits)
     index = open_index(system.index, vectors.documents)

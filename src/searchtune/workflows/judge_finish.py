@@ -23,6 +23,7 @@ from searchtune.specs.judge import JudgeRecipe
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.training.fit import TrainLog
 from searchtune.workflows.adapter import Verification, verify_in_fresh_process
+from searchtune.workflows.document_texts import template_of
 from searchtune.workflows.judge_pairs import fingerprint_of
 from searchtune.workflows.provenance import now, spec_sha256, versions
 
@@ -90,6 +91,7 @@ def _card(trained: TrainedJudge, positives: list[str]) -> LlmCard:
         trainable_parameters=trained.adapter.trainable,
         recipe_sha256=spec_sha256(recipe),
         data_fingerprint=fingerprint_of(trained.pairs),
+        doc_template=template_of(recipe.train.task),
         train_positives_sha256=sha256_json(positives),
         probe=chat_probe([trained.examples[int(place)] for place in places]),
         metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},

@@ -21,14 +21,16 @@ from searchtune.storage.places import cache_root
 from searchtune.types import NO_DOC, Collection, IntArray, Qrels, Run
 
 
-def open_pairs(source: PairSource, *, top: int) -> JudgePairs:
+def open_pairs(source: PairSource, *, top: int, doc_template: str | None = None) -> JudgePairs:
     """The pairs of a source, with the grades that people gave them, from 0 to `top`.
+
+    `doc_template` writes a task's documents as a judge was trained to read them; None writes them as the task says.
 
     Raises:
         ConfigError: no such file, task or split.
         DataError: broken rows, a grade above `top`, or no pair at all.
     """
-    pairs = _from_file(source, top) if source.task is None else _from_task(source)
+    pairs = _from_file(source, top) if source.task is None else _from_task(source, doc_template)
     if source.as_grade:
         pairs = replace(pairs, grades=_translated(pairs.grades, source))
     if source.max_queries is not None:
@@ -77,8 +79,8 @@ def _from_file(source: PairSource, top: int) -> JudgePairs:
     return read_pairs(find_source_file(str(source.file), "pairs"), fields, top=top)
 
 
-def _from_task(source: PairSource) -> JudgePairs:
-    collection = open_collection(load_task(str(source.task)))
+def _from_task(source: PairSource, doc_template: str | None) -> JudgePairs:
+    collection = open_collection(load_task(str(source.task))).read_as(doc_template)
     labels = collection.qrels.get(source.split)
     if labels is None and (not source.runs or source.holes):
         known = did_you_mean(source.split, collection.qrels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from searchtune.errors import ArtifactError, ConfigError
 from searchtune.metrics.grade_calibration import GradeCalibration
+from searchtune.models.cut_count import CutCount
 from searchtune.models.identity import identify_generator
 from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
 from searchtune.prompts.judge import VERSIONS, JudgePrompt, Style, judge_conversations
@@ -51,6 +52,10 @@ class OpenJudge:
     facts: ModelFacts
     read: Read
     calibration: GradeCalibration | None = None
+    doc_template: str | None = None
+    """How title and text of a document become the passage that it reads, as at training; None: as the task says."""
+    cuts: CutCount = field(default_factory=CutCount, compare=False)
+    """Of the prompts or pairs that it read in this process."""
     price: Callable[[int, int], float] | None = None
     """Prompt and completion tokens -> what they cost, where prices are known."""
     close: Callable[[], None] = lambda: None
@@ -195,11 +200,12 @@ def _plain(name: str, quantise: Quantise, precision: Precision, max_tokens: int)
         from searchtune.models.generator import load_causal_lm
 
         model = load_causal_lm(root, dtype=getattr(torch, dtype), device=pick_device(), quantise=quantise)
-        return LocalBackend(model, identity, max_tokens=max_tokens)
+        return LocalBackend(model, identity, max_tokens=max_tokens, cuts=cuts)
 
+    cuts = CutCount()
     identity = identify_generator(root, adapter=None, quantise=quantise, dtype=dtype) | {"max_tokens": str(max_tokens)}
     facts = ModelFacts(name, weights_sha256(root))
-    return OpenJudge(name, find_rubric("umbrela"), "short", identity, facts, partial(_ask, once(load)))
+    return OpenJudge(name, find_rubric("umbrela"), "short", identity, facts, partial(_ask, once(load)), cuts=cuts)
 
 
 def _tuned(folder: Path, card: LlmCard, base: str | None, precision: Precision) -> OpenJudge:
@@ -219,11 +225,13 @@ def _tuned(folder: Path, card: LlmCard, base: str | None, precision: Precision) 
         from searchtune.models.llm_artifact import load_llm_adapter
 
         model, _ = load_llm_adapter(folder, dtype=getattr(torch, dtype), device=pick_device(), base=base)
-        return LocalBackend(model, identity, max_tokens=card.max_tokens)
+        return LocalBackend(model, identity, max_tokens=card.max_tokens, cuts=cuts)
 
+    cuts = CutCount()
     calibration = None if card.calibration is None else GradeCalibration.from_json(card.calibration)
     facts = ModelFacts(str(folder), card.base_weights_sha256, identity["adapter_sha256"])
-    return OpenJudge(card.name, rubric, style, identity, facts, partial(_ask, once(load)), calibration)
+    read = partial(_ask, once(load))
+    return OpenJudge(card.name, rubric, style, identity, facts, read, calibration, card.doc_template, cuts)
 
 
 def _style(folder: Path, card: LlmCard) -> Style:
@@ -251,18 +259,21 @@ def _reranker(folder: Path, card: RerankerCard, base: str | None, precision: Pre
 
         reranker: Reranker = opened.load()
         began = time.perf_counter()
-        scores, tokens = _scores(reranker, queries, passages)
+        scores, tokens = _scores(reranker, queries, passages, cuts)
         relevant = 1 / (1 + np.exp(-scores)) if calibration is None else calibration(scores)
         shares = np.stack([1 - relevant, relevant], axis=1)
         reasons = tuple("the model's numbers are not finite" if np.isnan(row).any() else None for row in shares)
         yield from _rows(LabelReadings(shares, reasons, np.full(len(scores), np.nan), tokens, 0), began)
 
+    cuts = CutCount()
     identity = {**{name: str(value) for name, value in opened.key.fields.items()}, "what": "reranker"}
     facts = ModelFacts(str(folder), card.base_weights_sha256, str(opened.key.fields.get("adapter_sha256") or ""))
-    return OpenJudge(card.name, BINARY, None, identity, facts, read)
+    return OpenJudge(card.name, BINARY, None, identity, facts, read, doc_template=card.doc_template, cuts=cuts)
 
 
-def _scores(reranker: Reranker, queries: Sequence[str], passages: Sequence[str]) -> tuple[FloatArray64, int]:
+def _scores(
+    reranker: Reranker, queries: Sequence[str], passages: Sequence[str], cuts: CutCount
+) -> tuple[FloatArray64, int]:
     from searchtune.models.pairs import pair_store
 
     asked = list(dict.fromkeys(queries))
@@ -270,5 +281,6 @@ def _scores(reranker: Reranker, queries: Sequence[str], passages: Sequence[str])
     store = pair_store(reranker.tokenizer, asked, list(passages), reranker.form)
     rows = np.array([place[query] for query in queries], dtype=np.int64)
     columns = np.arange(len(passages))
+    store.count(rows, columns, cuts)
     scores = reranker.score_store(store, rows, columns).astype(np.float64)
     return scores, int(store.lengths(rows, columns).sum())

@@ -93,7 +93,7 @@ def open_pipeline(
     answer, judge = spec.answer, spec.judge
     chain = Chain(
         doc_ids=collection.doc_ids,
-        documents=collection.documents,
+        documents=_read_by(models, "answer", collection),
         retriever=retriever,
         rewriter=rewriting.stage,
         reranker=reranker,
@@ -104,6 +104,7 @@ def open_pipeline(
         depth=spec.retrieve.depth,
         passages=1 if answer is None else answer.passages,
         judged=1 if judge is None else judge.passages,
+        judged_documents=_read_by(models, "judge", collection),
         meters={
             "rewrite": models.meter("rewrite"),
             "answer": models.meter("answer", "answer_base"),
@@ -143,7 +144,7 @@ def _retriever(
     identities = [] if words is None else [words_identity()]
     if model is not None:
         encoder = open_encoder(model, precision=spec.precision)
-        vectors, _ = encode_texts(encoder.documents, collection.documents, cache)
+        vectors, _ = encode_texts(encoder.documents, encoder.reads(collection).documents, cache)
         parts.append(Dense(encoder.queries.encode, DenseIndex(vectors)))
         identities.append(dense_identity(encoder))
     return (parts[0], identities[0]) if len(parts) == 1 else (Fused(parts), fused_identity(identities))
@@ -172,7 +173,7 @@ def _pair_reranker(
     settled = min(depth or (_RERANKED if card is None else card.depth), most)
     blend: FittedBlend | None = None if card is None else card.blend
     identity = {**opened.key.fields, "depth": settled, "blend": None if blend is None else blend.model_dump()}
-    return PairReranker(opened.load(), collection.documents, settled, blend), identity
+    return PairReranker(opened.load(), opened.reads(collection).documents, settled, blend), identity
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,12 @@ def _answer(spec: PipelineSpec, models: LanguageModels) -> Switch[Answering] | N
         return Switch(quoting if stage.base is None else by_base(), quoting, stage.on)
     tuned = make_answerer(models, "answer", stage.max_new_tokens)
     return Switch(tuned, quoting if stage.base is None else by_base(), stage.on)
+
+
+def _read_by(models: LanguageModels, role: str, collection: Collection) -> Sequence[str]:
+    """The documents as the adapter in a role was trained to read them; without one, as the task says."""
+    card = models.roles[role].card if role in models.roles else None
+    return collection.read_as(None if card is None else card.doc_template).documents
 
 
 def _identify(spec: PipelineSpec, models: LanguageModels) -> dict[str, Any]:

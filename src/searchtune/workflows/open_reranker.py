@@ -17,6 +17,9 @@ from searchtune.models.sources import resolve_model
 from searchtune.retrieval.cache import EncoderKey
 from searchtune.retrieval.early_exit import EarlyExit
 from searchtune.specs.card import CARD_FILE, RerankerCard, adapter_folder
+from searchtune.types import Collection
+from searchtune.workflows.document_texts import as_trained
+from searchtune.workflows.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from searchtune.models.reranker import Reranker
@@ -31,6 +34,10 @@ class OpenReranker:
     load: Callable[[], Reranker]
     card: RerankerCard | None
     """None for a base without an adapter."""
+
+    def reads(self, collection: Collection, progress: Progress = SILENT) -> Collection:
+        """A collection as it reads it, documents written as at training (see `as_trained`)."""
+        return as_trained(collection, None if self.card is None else self.card.doc_template, self.name, progress)
 
 
 def open_reranker(

@@ -37,7 +37,7 @@ def open_search(
     parts: list[Retrieval] = [Words(BM25Index(collection.documents))] if words else []
     if model is not None:
         encoder = open_encoder(model)
-        vectors, _ = encode_texts(encoder.documents, collection.documents, cache)
+        vectors, _ = encode_texts(encoder.documents, encoder.reads(collection).documents, cache)
         parts.append(Dense(encoder.queries.encode, DenseIndex(vectors)))
     retriever = parts[0] if len(parts) == 1 else Fused(parts)
     if reranker is None:
@@ -46,5 +46,5 @@ def open_search(
     card = opened.card
     settled = depth or (card.depth if card is not None else 50)
     blend = None if card is None else card.blend
-    stage = PairReranker(opened.load(), collection.documents, settled, blend)
+    stage = PairReranker(opened.load(), opened.reads(collection).documents, settled, blend)
     return Search(collection.doc_ids, retriever, stage, max(settled, 100))

@@ -98,6 +98,7 @@ def _card(trained: TrainedReranker) -> RerankerCard:
         trainable_parameters=trained.adapter.trainable,
         recipe_sha256=spec_sha256(recipe),
         data_fingerprint=collection.fingerprint,
+        doc_template=collection.doc_template,
         train_positives_sha256=sha256_json(positives),
         probe=PairProbe(queries=queries[:pairs], documents=documents[:pairs]),
         metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},

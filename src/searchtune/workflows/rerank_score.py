@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ from searchtune.data.tasks import load_task, open_collection
 from searchtune.data.trec import read_trec_run, write_trec_run
 from searchtune.errors import DataError
 from searchtune.metrics.calibration import Calibration
+from searchtune.models.cut_count import CutCount
 from searchtune.models.pairs import pair_store
 from searchtune.reading import user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.card import RerankerCard
 from searchtune.storage.atomic import atomic_write
-from searchtune.types import NO_DOC, Collection, IntArray, Run
+from searchtune.types import NO_DOC, Collection, IntArray, Run, document_text
 from searchtune.workflows.open_reranker import OpenReranker, exit_of
+from searchtune.workflows.progress import SILENT, Progress, WarningRecord
 from searchtune.workflows.reranking import PairScorer, RerankRanker
+from searchtune.workflows.search import OLD_TEMPLATE
 from searchtune.workflows.systems import Request
 
 _SHOWN = 5
@@ -40,6 +43,7 @@ class ScoredRun:
     by_model: int
     """Of these, the ones that the model scored; the rest came from the cache."""
     milliseconds_per_query: float | None
+    warnings: Sequence[str] = ()
 
 
 def score_run(
@@ -55,6 +59,7 @@ def score_run(
 ) -> ScoredRun:
     """Rerank a TREC run over a task's collection and write the new run to `out`.
 
+    Documents are written as at training.
     `depth` None takes the depth that the adapter was trained for. `blend` and `early_exit` use what was fitted on dev,
     where the card has it.
 
@@ -65,7 +70,8 @@ def score_run(
     collection = open_collection(load_task(task))
     named = read_trec_run(user_path(run_file))
     run = _in_collection(named, collection, str(run_file))
-    scorer = PairScorer(collection, opened.load, cache=cache, key=opened.key)
+    progress = WarningRecord(SILENT)
+    scorer = PairScorer(opened.reads(collection, progress), opened.load, cache=cache, key=opened.key)
     card = opened.card
     ranker = RerankRanker(
         _GIVEN,
@@ -76,25 +82,33 @@ def score_run(
     )
     reranked = ranker.rank(Request(run.queries, run.depth), {_GIVEN: run})
     write_trec_run(user_path(out), NamedRun(named.tag, collection.query_ids, collection.doc_ids, reranked))
+    _tell_cuts(opened, scorer.cuts, "pairs scored now", progress)
     pairs = round(float(ranker.cost["pairs_per_query"]) * len(run.queries))
     cost = ranker.cost.get("rerank_ms_per_query")
-    return ScoredRun(len(run.queries), pairs, scorer.scored, None if cost is None else float(cost))
+    return ScoredRun(len(run.queries), pairs, scorer.scored, None if cost is None else float(cost), progress.warnings)
 
 
-def score_pairs(opened: OpenReranker, pairs: Path | str) -> Iterator[dict[str, Any]]:
+def score_pairs(opened: OpenReranker, pairs: Path | str, *, progress: Progress = SILENT) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file (`-` is stdin) with a `score` each, and a `probability` where the card can give one.
 
-    A row holds `query` and `document`; other keys are handed on.
+    A row holds `query`, and `document` as the text that is read, or else `text` and `title`, which are written as at
+    training; other keys are handed on.
 
     Raises:
         DataError: a line is no such object, or there is none.
     """
     rows = _read_pairs(Path(pairs))
     reranker = opened.load()
-    queries, documents = [row["query"] for row in rows], [row["document"] for row in rows]
+    template = (None if opened.card is None else opened.card.doc_template) or OLD_TEMPLATE
+    queries, documents = [row["query"] for row in rows], [_document(row, template) for row in rows]
+    if template != "{text}" and any("document" in row for row in rows):
+        progress.note(f"documents are read as they stand; give `title` and `text` instead to have them as {template!r}")
     store = pair_store(reranker.tokenizer, queries, documents, reranker.form)
     place = np.arange(len(rows))
     scores = reranker.score_store(store, place, place)
+    cuts = CutCount()
+    store.count(place, place, cuts)
+    _tell_cuts(opened, cuts, "pairs", progress)
     calibration = _calibration_of(opened.card)
     probabilities = None if calibration is None else calibration(scores)
     for i, row in enumerate(rows):
@@ -102,7 +116,20 @@ def score_pairs(opened: OpenReranker, pairs: Path | str) -> Iterator[dict[str, A
         yield scored if probabilities is None else {**scored, "probability": round(float(probabilities[i]), 6)}
 
 
-def write_pairs(rows: Iterator[dict[str, Any]], out: Path | str) -> int:
+def _document(row: dict[str, Any], template: str) -> str:
+    """The text of a row's document."""
+    return str(row["document"]) if "document" in row else document_text(template, row.get("title") or "", row["text"])
+
+
+def _tell_cuts(opened: OpenReranker, cuts: CutCount, what: str, progress: Progress) -> None:
+    """Warn of pairs that were longer than what is read of them."""
+    if not cuts.cut:
+        return
+    remedy = "split long documents" + (", or train with a larger max_tokens" if opened.card is not None else "")
+    progress.warn(f"{opened.name}: {cuts.words(what, opened.load().layout.max_tokens, remedy)}")
+
+
+def write_pairs(rows: Iterable[dict[str, Any]], out: Path | str) -> int:
     """Write rows as JSONL, whole or not at all; returns how many."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     with atomic_write(user_path(out)) as file:
@@ -157,7 +184,12 @@ def _pair(file: Path, number: int, line: str) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError:
         row = None
-    texts = [row.get(key) for key in ("query", "document")] if isinstance(row, dict) else []
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DataError(f"{file}:{number}: expected an object with texts `query` and `document`, found {line[:60]!r}")
-    return dict(row)
+    found = row if isinstance(row, dict) else {}
+    texts = [found.get("query"), found.get("document" if "document" in found else "text")]
+    titled = isinstance(found.get("title") or "", str)
+    if not titled or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(
+            f"{file}:{number}: expected an object with texts `query` and `document` (or `title` and `text`), found "
+            f"{line[:60]!r}"
+        )
+    return dict(found)

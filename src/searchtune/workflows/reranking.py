@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from searchtune.data.groups import PairScores
 from searchtune.evaluation import CostedRun
+from searchtune.models.cut_count import CutCount
 from searchtune.retrieval.cache import EmbeddingCache, EncoderKey
 from searchtune.retrieval.early_exit import EarlyExit
 from searchtune.retrieval.reorder import blended, reordered
@@ -49,6 +50,8 @@ class PairScorer:
         self._known = PairScores(*_nothing())
         self.scored = 0
         """Pairs that the model scored, not the cache."""
+        self.cuts = CutCount()
+        """Of these, the pairs that were longer than what is read."""
         self.seconds = 0.0
         """Time that took."""
 
@@ -117,6 +120,7 @@ class PairScorer:
         scores = self._by_model(queries, docs)
         self.seconds += time.perf_counter() - start
         self.scored += len(queries)
+        self._texts().count(queries, docs, self.cuts)
         return scores
 
     def _by_model(self, queries: IntArray, docs: IntArray) -> FloatArray:

@@ -19,7 +19,7 @@ def words_identity() -> dict[str, Any]:
 
 def dense_identity(encoder: BiEncoder) -> dict[str, Any]:
     """The identity of a search by a bi-encoder's vectors."""
-    queries, documents = dict(encoder.queries.key.fields), dict(encoder.documents.key.fields)
+    queries, documents = encoder.queries.space, encoder.documents.space
     return {"what": "dense", "queries": queries, "documents": documents}
 
 

@@ -268,7 +268,7 @@ def _vectors(
     model: str, collection: Collection, cache: EmbeddingCache | None
 ) -> Callable[[IntArray, Sequence[str]], Run]:
     encoder = open_encoder(model)
-    index = ExactIndex(encode_texts(encoder.documents, collection.documents, cache)[0])
+    index = ExactIndex(encode_texts(encoder.documents, encoder.reads(collection).documents, cache)[0])
     return lambda queries, texts: index.search(queries, encode_texts(encoder.queries, list(texts), cache)[0], DEPTH)
 
 

@@ -116,7 +116,7 @@ def _words(collection: Collection, cache: EmbeddingCache | None) -> OpenRetrieva
 
 def _dense(name: str, collection: Collection, cache: EmbeddingCache | None) -> OpenRetrieval:
     encoder = open_encoder(name)
-    vectors, _ = encode_texts(encoder.documents, collection.documents, cache)
+    vectors, _ = encode_texts(encoder.documents, encoder.reads(collection).documents, cache)
 
     def encode(texts: Sequence[str]) -> FloatArray:
         return encode_texts(encoder.queries, texts, cache)[0]

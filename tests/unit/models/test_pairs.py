@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from searchtune.errors import ConfigError
+from searchtune.models.cut_count import LEAST_DOCUMENT, CutCount
 from searchtune.models.pairs import pair_store, template_format, tokenizer_format
 
 CPU = torch.device("cpu")
@@ -62,6 +63,28 @@ def test_a_template_keeps_query_and_instruction_whole(tokenizer):
     words = tokenizer.convert_ids_to_tokens(chunk.ids[0, :12].tolist())
     assert words == ["q", "a", "b", "c", "d", *["e"] * 6, "r"]
     assert chunk.segments is None
+
+
+def test_a_long_query_leaves_the_document_a_quarter_of_the_room(tokenizer):
+    form = template_format(tokenizer, "q {query} d {document} r", 19)  # 16 tokens for the texts
+    store = pair_store(tokenizer, ["a " * 50, "b"], ["e " * 50, "f " * 2], form)
+    queries, docs = np.array([0, 0, 1]), np.array([0, 1, 0])
+    left, right = form.cut(store.queries.lengths[queries], store.documents.lengths[docs])
+    assert (left.tolist(), right.tolist()) == ([12, 14, 1], [4, 2, 15]), "never less than a short document needs"
+    counted = CutCount()
+    store.count(queries, docs, counted)
+    assert (counted.texts, counted.cut, counted.queries) == (3, 3, 2)
+    said = counted.words("pairs", 19, "shorten them")
+    assert said == "3 of 3 pairs (100 %) are cut at 19 tokens, 2 of them in the query too: shorten them"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(8, 128))
+def test_a_document_has_its_least_share_whatever_the_query(tokenizer, query, document, limit):
+    for form in (tokenizer_format(tokenizer, limit), template_format(tokenizer, "q {query} d {document} r", limit)):
+        left, right = (int(each[0]) for each in form.cut(np.array([query]), np.array([document])))
+        assert left + right == min(query + document, form.room)
+        assert right >= min(document, LEAST_DOCUMENT * form.room)
 
 
 @pytest.mark.parametrize("template", ["{query}", "{document} {query}", "{query} {query} {document}", "nothing"])

@@ -99,6 +99,10 @@ def test_questions_of_a_task(tmp_path, monkeypatch):
     assert any(one.gold for one in found.examples) and all(one.references for one in found.examples)
     with pytest.raises(ConfigError, match="no split 'tset'"):
         questions_of_task(task, split="tset")
+    written = questions_of_task(task, depth=3, max_questions=4, doc_template="{text} ({title})")
+    for here, there in zip(found.examples, written.examples, strict=True):
+        assert here.passage_ids == there.passage_ids, "words find the same, whatever the answerer reads"
+        assert all(passage.endswith(")") for passage in there.passages)
     one = found.examples[0]
     run = tmp_path / "a.run"
     run.write_text("".join(f"{one.id} Q0 {name} {i} {9 - i} t\n" for i, name in enumerate(one.passage_ids, 1)))

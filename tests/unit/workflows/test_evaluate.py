@@ -22,7 +22,6 @@ from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.suite import SuiteSpec
 from searchtune.workflows import evaluate, systems
 from searchtune.workflows.evaluate import load_suite, run_suite
-from searchtune.workflows.progress import Progress
 from searchtune.workflows.score import score_files
 
 DOCUMENT = next(iter(support.documents()))
@@ -219,23 +218,13 @@ def tiny_cross_encoder(tiny_model, tmp_path_factory):
     return folder
 
 
-class Notes(Progress):
-    """Keeps what was said."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
-
-
 def test_a_run_with_unknown_documents(suite, tmp_path):
     file = tmp_path / "bad.run"
     file.write_text(f"q48 Q0 nowhere 1 3.5 theirs\nq48 Q0 {DOCUMENT} 2 3 theirs\n", encoding="utf-8")
     system = {"kind": "run", "file": str(file)}
     with pytest.raises(DataError, match="nowhere"):
         run_suite(suite({"theirs": system}), tmp_path / "out")
-    said = Notes()
+    said = support.Notes()
     run_suite(suite({"theirs": {**system, "unknown_documents": "skip"}}), tmp_path / "skip", progress=said)
     assert (
         f"{file}: ranks 1 of 12 queries, the rest are empty rankings; left out: 1 ranked documents that"
@@ -270,7 +259,7 @@ def test_a_run_that_lacks_queries_is_an_empty_ranking_everywhere(suite, tiny_cro
     kept += [f"elsewhere Q0 {DOCUMENT} 1 2.0 words"]
     file = tmp_path / "theirs.run"
     file.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    said = Notes()
+    said = support.Notes()
     (result,) = run_suite(suite(fitting_systems(file, tiny_cross_encoder)), tmp_path / "out", progress=said)
     assert any("ranks 10 of 12 queries, the rest are empty rankings; left out: 1 queries" in one for one in said.notes)
     for name in ("rrf", "sum", "fitted"):

@@ -44,6 +44,14 @@ def test_a_file_is_found_in_the_data_folder_too(tmp_path, monkeypatch):
         open_pairs(source(file="other.jsonl"), top=3)
 
 
+def test_a_tasks_documents_are_written_as_the_judge_was_trained_to_read_them(task):
+    plain = open_pairs(source(task=task), top=3)
+    trained = open_pairs(source(task=task), top=3, doc_template="{text} ({title})")
+    titles = {name: title for name, (title, _) in support.documents().items()}
+    assert plain.doc_ids == trained.doc_ids
+    assert all(text.endswith(f"({titles[name]})") for name, text in zip(trained.doc_ids, trained.passages, strict=True))
+
+
 def test_the_fingerprint_sees_every_change(tmp_path):
     file = write_rows(tmp_path / "pairs.jsonl")
     before, text = fingerprint_of(open_pairs(source(file=file), top=3)), file.read_text()

@@ -101,6 +101,7 @@ def test_a_run_leaves_an_adapter_jobs_and_a_report(trained, files):
         "none",
     )
     assert card.calibration == trained.calibration.to_json()
+    assert card.doc_template is None, "a file's passages come as they are"
     assert verify_adapter(trained.folder).peft <= 1e-5
     report = trained.report
     assert (report.headline, report.reference, list(report.judges)) == ("tuned", "base", ["base", "tuned"])
@@ -193,6 +194,7 @@ def test_a_passage_of_5000_words_is_cut_and_judged(base, tmp_path):
         opened.under(None, "brief"), read_pairs(tmp_path / "long.jsonl"), tmp_path / "long", JobPlan(canaries=1)
     )
     assert not job.unreadable and job.facts["tokens"] <= 800
+    assert (opened.cuts.texts, opened.cuts.cut) == (2, 2), "the pair, and the same with a canary"
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(base, files, tmp_path, monkeypatch):
@@ -284,3 +286,4 @@ def test_a_task_is_trained_on_with_negatives(base, tmp_path):
     train, dev, test = judge_module._open_data(settled, UMBRELA, "fail", judge_module.SILENT)
     assert test is None and len(train.pairs.query_ids) + len(dev.pairs.query_ids) == 20
     assert len(train.pairs) + len(dev.pairs) == 20 * 4
+    assert judge_finish.template_of(settled.train.task) == "{title} {text}", "what the card will say"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -166,6 +167,41 @@ def test_a_run_file_is_reranked_and_scores_come_from_the_cache_next_time(finishe
     assert kept.run.docs.shape == run.docs.shape
     early = score_run(opened, file, str(world), tmp_path / "early.run", early_exit=True, cache=cache)
     assert early.pairs <= done.pairs
+
+
+def test_documents_are_read_as_in_training(finished, world, tmp_path):
+    """A run file, pairs with titles, a suite and a search from Python give the scores of the template on the card."""
+    opened = open_reranker(str(finished.folder), precision="fp32")
+    assert opened.card.doc_template == "{title} {text}", "that of the task it was trained on"
+    own = replace(opened, card=opened.card.model_copy(update={"doc_template": "{text} ({title})", "blend": None}))
+    query, (name, (title, text)) = "harbour tide", next(iter(support.documents().items()))
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"query": query, "document": f"{text} ({title})"}, {"query": query, "title": title, "text": text}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = support.Notes()
+    whole, parts = score_pairs(own, file, progress=said)
+    assert whole["score"] == parts["score"]
+    assert "documents are read as they stand" in said.notes[0]
+    collection = open_collection(load_task(str(world)))
+    (tmp_path / "one.run").write_text(f"q48 Q0 {name} 1 1.0 x\n", encoding="utf-8")
+    asked = collection.query_texts[collection.query_index["q48"]]
+    file.write_text(json.dumps({"query": asked, "title": title, "text": text}) + "\n", encoding="utf-8")
+    done = score_run(own, tmp_path / "one.run", str(world), tmp_path / "out.run")
+    assert "documents are read as '{text} ({title})', as in training, not '{title} {text}'" in done.warnings[0]
+    scores = read_trec_run(tmp_path / "out.run").run.scores
+    assert scores[0, 0] == pytest.approx(next(score_pairs(own, file))["score"], abs=1e-5)
+    assert own.reads(collection).documents[collection.doc_index[name]] == f"{text} ({title})"
+
+
+def test_cut_pairs_are_told(finished, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"query": "a", "document": "e " * 200}, {"query": "a", "document": "b"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = support.Notes()
+    opened = open_reranker(str(finished.folder))
+    list(score_pairs(opened, file, progress=said))
+    limit = opened.card.max_tokens
+    assert f"1 of 2 pairs (50 %) are cut at {limit} tokens: split long documents, or train with" in said.notes[-1]
 
 
 def test_a_run_with_unknown_documents_is_refused(finished, world, tmp_path):

@@ -105,7 +105,7 @@ def count_words(text: str) -> int:
 
 def has_unspaced(text: str) -> bool:
     """Whether a text has characters of a script that puts no space between words."""
-    return _BEYOND_LATIN.search(text) is not None and _ANY_UNSPACED.search(text) is not None
+    return not text.isascii() and _BEYOND_LATIN.search(text) is not None and _ANY_UNSPACED.search(text) is not None
 
 
 def _needs_care(text: str) -> bool:

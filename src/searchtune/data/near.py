@@ -1,4 +1,4 @@
-"""Near-duplicate texts: in large sets MinHash finds candidates (Broder 1997); the exact Jaccard similarity decides.
+"""Near-duplicate texts: those whose sets of words and word pairs have a high Jaccard similarity. None is missed.
 
 A text is the set of its words (see `searchtune.words`; of scripts without spaces its characters) and of its pairs of
 neighbouring words, after Unicode NFKC, case folding and removal of punctuation. Changing one inner word of n different
@@ -9,25 +9,19 @@ clothes, not for a paraphrase nor for a claim with its opposite.
 from __future__ import annotations
 
 import unicodedata
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from searchtune.data.shingles import ShingleSets, equal_sets, shingle_sets, similar_pairs
 from searchtune.words import find_words
 
 NEAR_THRESHOLD = 0.9
 """Similarity from which two queries count as the same."""
 GROUP_THRESHOLD = 0.7
 """Similarity from which texts stay on one side of a split that is cut here: more cautious than `NEAR_THRESHOLD`."""
-
-_ALL_PAIRS = 4_000_000
-"""So many pairs or fewer are all looked at, which is quick and misses none; of more, MinHash finds the candidates."""
-_PERMUTATIONS = 128
-_MISS = 1e-3
-"""Largest probability that a pair right at the threshold does not become a candidate."""
 
 
 class NearPair(NamedTuple):
@@ -44,13 +38,12 @@ def normalise(text: str) -> str:
     >>> normalise("  Obesity decreases: life-quality! ")
     'obesity decreases life quality'
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(find_words(folded)) or " ".join(folded.split())
+    return " ".join(_words(text))
 
 
 def shingles(text: str) -> frozenset[str]:
     """The words of the normalised text and its pairs of neighbouring words."""
-    words = normalise(text).split()
+    words = _words(text)
     return frozenset(words) | {f"{first} {second}" for first, second in pairwise(words)}
 
 
@@ -59,13 +52,16 @@ def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float = NEA
 
     Texts that are equal once normalised have similarity 1. Empty texts are near nothing.
     """
-    left_sets, left_at = _distinct(left)
-    right_sets, right_at = _distinct(right)
+    sets, at = _distinct([*left, *right], len(left))
+    half = sum(place < len(left) for place, *_ in at)
+    found = similar_pairs(sets, threshold, across=half) if 0 < half < len(at) else None
+    if found is None:
+        return []
     return sorted(
-        NearPair(i, j, similarity)
-        for a, b, similarity in _matches(left_sets, right_sets, threshold)
-        for i in left_at[a]
-        for j in right_at[b]
+        NearPair(i, j - len(left), similarity)
+        for a, b, similarity in zip(found.first.tolist(), found.second.tolist(), found.similarity.tolist(), strict=True)
+        for i in at[a]
+        for j in at[b]
     )
 
 
@@ -78,7 +74,8 @@ def near_groups(columns: Sequence[Sequence[str]], threshold: float = GROUP_THRES
     for column in columns:
         sets, at = _distinct(column)
         links += [(rows[0], row) for rows in at for row in rows[1:]]
-        links += [(at[a][0], at[b][0]) for a, b, _ in _matches(sets, sets, threshold) if a < b]
+        found = similar_pairs(sets, threshold)
+        links += [(at[a][0], at[b][0]) for a, b in zip(found.first.tolist(), found.second.tolist(), strict=True)]
     return components(len(columns[0]), links)
 
 
@@ -98,78 +95,21 @@ def components(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
     return [root(node) for node in range(count)]
 
 
-def _distinct(texts: Sequence[str]) -> tuple[list[frozenset[str]], list[list[int]]]:
-    """The distinct non-empty shingle sets, and for each the positions of the texts that have it."""
-    at: dict[frozenset[str], list[int]] = {}
-    for i, text in enumerate(texts):
-        at.setdefault(shingles(text), []).append(i)
-    at.pop(frozenset(), None)
-    return list(at), list(at.values())
+def _words(text: str) -> list[str]:
+    """The words of the normalised text, or what stands between its spaces where it has no word."""
+    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
+    return find_words(folded) or folded.split()
 
 
-def _matches(
-    left: Sequence[frozenset[str]], right: Sequence[frozenset[str]], threshold: float
-) -> Iterator[tuple[int, int, float]]:
-    """Pairs of sets with at least this Jaccard similarity. The right side, held in memory, is best the smaller one."""
-    if not left or not right:
-        return
-    if len(left) * len(right) <= _ALL_PAIRS:
-        yield from _all_matches(left, right, threshold)
-        return
-    from datasketch import MinHashLSH  # half a second of imports
-
-    index = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands(threshold))
-    signatures = list(_signatures(right))
-    for b, signature in enumerate(signatures):
-        index.insert(b, signature)
-    for a, signature in enumerate(signatures if left is right else _signatures(left)):
-        for b in sorted(index.query(signature)):
-            similarity = _jaccard(left[a], right[b])
-            if similarity >= threshold:
-                yield a, b, similarity
-
-
-def _all_matches(
-    left: Sequence[frozenset[str]], right: Sequence[frozenset[str]], threshold: float
-) -> Iterator[tuple[int, int, float]]:
-    """`_matches` with every pair looked at: what two sets share is an entry of a product of sparse matrices."""
-    columns: dict[str, int] = {}
-    ours, theirs = _incidence(left, columns), _incidence(right, columns)
-    ours.resize(len(left), len(columns))
-    common = (ours @ theirs.T).tocsr()
-    common.sort_indices()
-    rows = np.repeat(np.arange(len(left)), np.diff(common.indptr))
-    sizes = np.array(list(map(len, left)))[rows] + np.array(list(map(len, right)))[common.indices]
-    similarity = common.data / (sizes - common.data)
-    for place in np.flatnonzero(similarity >= threshold).tolist():
-        yield int(rows[place]), int(common.indices[place]), float(similarity[place])
-
-
-def _incidence(sets: Sequence[frozenset[str]], columns: dict[str, int]) -> Any:
-    """Which set holds which shingle; new shingles get the next columns. Shape: (sets, shingles so far)."""
-    from scipy.sparse import csr_array
-
-    places = [columns.setdefault(shingle, len(columns)) for group in sets for shingle in group]
-    ends = np.cumsum([0, *map(len, sets)])
-    return csr_array((np.ones(len(places), np.int64), places, ends), shape=(len(sets), len(columns)))
-
-
-def _signatures(sets: Sequence[frozenset[str]]) -> Iterator[Any]:
-    from datasketch import MinHash
-
-    encoded = ([shingle.encode() for shingle in group] for group in sets)
-    yield from MinHash.generator(encoded, num_perm=_PERMUTATIONS, seed=1, hashfunc=zlib.crc32)
-
-
-def _bands(threshold: float) -> tuple[int, int]:
-    """Bands and rows a band: the longest rows that miss a pair at the threshold with probability <= `_MISS`."""
-    for rows in range(16, 1, -1):
-        bands = _PERMUTATIONS // rows
-        if (1 - threshold**rows) ** bands <= _MISS:
-            return bands, rows
-    return _PERMUTATIONS, 1
-
-
-def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:
-    common = len(first & second)
-    return common / (len(first) + len(second) - common)
+def _distinct(texts: Sequence[str], split: int = 0) -> tuple[ShingleSets, list[list[int]]]:
+    """The distinct non-empty sets, and for each the positions of the texts that have it; one set on either side of
+    position `split` is two.
+    """
+    sets = shingle_sets(texts, _words)
+    at: dict[int, list[int]] = {}
+    sizes = sets.sizes.tolist()
+    for i, first in enumerate(equal_sets(sets).tolist()):
+        if sizes[i]:
+            at.setdefault(first if i < split else ~first, []).append(i)
+    places = list(at.values())
+    return sets.select(np.array([rows[0] for rows in places], dtype=np.int64)), places

@@ -1,4 +1,4 @@
-"""Near-duplicates: the candidates of MinHash, against the exact answer."""
+"""Near-duplicates, against the answer of brute force."""
 
 import random
 from itertools import product
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchtune.data import near
+from searchtune.data import shingles as shingles_module
 from searchtune.data.near import components, near_groups, near_pairs, normalise, shingles
 
 
@@ -78,14 +78,35 @@ def test_components_are_named_by_their_smallest_member(graph):
     assert components(count, links) == [min(group) for group in reach]
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
-def test_all_pairs_and_minhash_find_the_same(monkeypatch, threshold):
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.7, 0.9, 1.0])
+def test_no_pair_is_missed_whatever_is_looked_at_at_once(monkeypatch, threshold):
     random = np.random.default_rng(3)
     words = np.array([f"word{i}" for i in range(60)])
     left = [" ".join(words[np.sort(random.choice(60, 25, replace=False))]) for _ in range(30)]
     right = [*left[:10], *(text.replace("word7 ", "") for text in left), "", "!", "word1"]
     every = near_pairs(left, right, threshold)
-    monkeypatch.setattr(near, "_ALL_PAIRS", 0)
+    assert [(pair.left, pair.right) for pair in every] == exact(left, right, threshold)
+    for name, value in (("_CHUNK", 3), ("_PAIRS", 7), ("_ENTRIES", 50)):
+        monkeypatch.setattr(shingles_module, name, value)
     assert near_pairs(left, right, threshold) == every
     assert len(every) >= 10
     assert near_pairs(left, ["", "   "], threshold) == []
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 0.9])
+def test_groups_are_those_of_brute_force(threshold):
+    rng = random.Random(5)
+    texts = [" ".join(rng.choices("abcdefg", k=rng.randint(0, 9))) for _ in range(120)]
+    assert near_groups([texts], threshold) == components(len(texts), exact(texts, texts, threshold))
+
+
+def test_rows_of_a_form_are_no_candidates_for_each_other(monkeypatch):
+    """Texts that differ in one word of 25 share nearly all else; none of their pairs need be counted out."""
+    texts = [f"user number{i} " + " ".join(f"w{k}" for k in range(23)) for i in range(300)]
+    confirm = shingles_module._confirmed
+    looked: list[int] = []
+    monkeypatch.setattr(
+        shingles_module, "_confirmed", lambda sets, pairs, at: looked.append(len(pairs)) or confirm(sets, pairs, at)
+    )
+    assert near_groups([texts], 0.93) == list(range(300))
+    assert sum(looked) == 0

@@ -196,7 +196,7 @@ def read_array(path: Path, error: Refusal = DataError, *, mmap: bool = False) ->
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError) as problem:
         what = "it is empty" if path.stat().st_size == 0 else shown(problem).partition(". If you trust")[0]
         raise error(f"{shown(path)}: cannot be read as an npy array ({what}); write it again") from problem
-    if not (isinstance(found, np.ndarray) and found.dtype.kind in "biufU"):
+    if not (isinstance(found, np.ndarray) and found.dtype.kind in "biuf"):
         raise error(f"{shown(path)}: no npy array of numbers; write it again")
     return cast("npt.NDArray[Any]", found)
 

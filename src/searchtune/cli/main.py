@@ -5,7 +5,6 @@ Exit codes: 0 fine, 1 a gate or regression failed, 2 the input is wrong, 130 int
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 import warnings
@@ -16,7 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from searchtune import __version__
+from searchtune.cli.streams import mute_stdout, settle_streams
 from searchtune.errors import SearchtuneError, SearchtuneWarning
+from searchtune.reading import explain, shown
 
 COMMANDS = {
     "data": "Look at test collections: list, show, check, fetch, export.",
@@ -37,6 +38,14 @@ COMMANDS = {
 
 
 class _Commands(TyperGroup):
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        settle_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # of `--help` and `--version`, which print before any command is invoked
+            typer.echo(f"error: {_refusal(error)}", err=True)
+            sys.exit(SearchtuneError.exit_code)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
         return name, load_command(str(name)), rest
@@ -48,16 +57,41 @@ class _Commands(TyperGroup):
             finally:
                 sys.stdout.flush()
         except SearchtuneError as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
+            raise _ended(ctx, str(error), error.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from error
         except BrokenPipeError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            mute_stdout()
             raise typer.Exit(141) from error
+        except OSError as error:
+            raise _ended(ctx, _refusal(error), SearchtuneError.exit_code) from error
+        except EOFError as error:
+            message = f"a file ended too early ({shown(error) or 'nothing in it'}); fetch it again or write it anew"
+            raise _ended(ctx, message, SearchtuneError.exit_code) from error
+        except UnicodeError as error:
+            message = f"a text that cannot be read or written: {shown(error)}; take the character out, or save as UTF-8"
+            raise _ended(ctx, message, SearchtuneError.exit_code) from error
+        except RecursionError as error:
+            message = "what was read is nested too deeply; write it flatter"
+            raise _ended(ctx, message, SearchtuneError.exit_code) from error
+
+
+def _ended(ctx: Any, message: str, code: int) -> typer.Exit:
+    """Say what went wrong, in one place for all errors, and return what ends the program."""
+    if ctx.params.get("debug"):
+        traceback.print_exc()
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(code)
+
+
+def _refusal(error: OSError) -> str:
+    """What the system refused, where no reader or writer of ours has said it better."""
+    reason, remedy = explain(error)
+    if error.filename is None:
+        mute_stdout()  # most likely it is stdout that cannot be written: no further try at the end
+        return f"stdout or a file: {shown(reason)}; {remedy}"
+    return f"{shown(error.filename)}: {shown(reason)}; {remedy}"
 
 
 app = typer.Typer(

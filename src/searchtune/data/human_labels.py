@@ -24,6 +24,7 @@ from searchtune.data.packed import created
 from searchtune.data.problems import Problem
 from searchtune.data.rows import BadRow, OnProblem, RowReader
 from searchtune.errors import ConfigError, did_you_mean
+from searchtune.reading import strict_json
 from searchtune.types import Judgment
 
 _COLUMNS = ("query_id", "doc_id", "grade", "query", "passage", "judge")
@@ -223,7 +224,7 @@ def _task_rows(reader: RowReader) -> Iterator[dict[str, Any]]:
     text = "\n".join(_all_lines(reader))
     reader.number = 0
     try:
-        tasks = json.loads(text)
+        tasks = strict_json(text)
     except (ValueError, RecursionError) as error:
         reader.error("bad-json", text[:40], f"not JSON ({error})", "export from Label Studio as JSON or JSON-MIN")
         return

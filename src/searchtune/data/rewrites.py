@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from searchtune.data.problems import Problem
 from searchtune.data.rows import BadRow, OnProblem, RowReader
 from searchtune.data.splits import hash_share
 from searchtune.errors import DataError
+from searchtune.reading import STDIN
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.types import Turn
 
@@ -98,21 +99,6 @@ def read_rewrites(path: Path, *, on_problem: OnProblem = "fail") -> RewriteSet:
     return RewriteSet(tuple(found), (*result.problems, *result.warnings))
 
 
-class _Piped(RowReader):
-    """Lines that come from a pipe, which cannot be read twice."""
-
-    def __init__(self, raw: Iterable[bytes]) -> None:
-        super().__init__(Path("<stdin>"))
-        self._raw = raw
-
-    def lines(self) -> Iterator[str]:
-        """Each line that is not blank, without its end. Lines that are not UTF-8 are left out."""
-        for number, raw in enumerate(self._raw, start=1):
-            self.number = number
-            if (line := self._decoded(raw)).strip():
-                yield line
-
-
 def read_turns(source: Path | Iterable[bytes], *, on_problem: OnProblem = "fail") -> tuple[list[str], list[Turn]]:
     """Ids and turns to rewrite, from JSON lines with `query_id`, `utterance` and, where there is some, `history`.
 
@@ -123,7 +109,7 @@ def read_turns(source: Path | Iterable[bytes], *, on_problem: OnProblem = "fail"
     Raises:
         DataError: rows that cannot be used, or two with one id.
     """
-    reader = RowReader(source) if isinstance(source, Path) else _Piped(source)
+    reader = RowReader(source) if isinstance(source, Path) else RowReader(Path(STDIN), source)
     found: dict[str, Turn] = {}
     lines: dict[str, int] = {}
     for row in reader.objects():

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from searchtune.data.packed import opened
 from searchtune.data.problems import CheckResult, Findings, Problem
 from searchtune.errors import DataError, did_you_mean
+from searchtune.reading import STDIN, shown, strict_json
 
 OnProblem = Literal["fail", "skip"]
 
@@ -24,26 +28,45 @@ class BadRow(Exception):
 
 
 class RowReader:
-    """One file being read: where it stands, and what was found on the way."""
+    """One file being read, or standard input where its name is `-`: where it stands, and what was found on the way."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, raw: Iterable[bytes] | None = None) -> None:
+        """`raw` are lines that come from a pipe, which cannot be read twice."""
+        if raw is None and str(path) == STDIN:
+            raw = sys.stdin.buffer
+        self.path = Path("<stdin>") if raw is not None else path
         self.number = 0
-        """The line, counted from 1."""
+        """The line, counted from 1; in a JSON list the entry."""
+        self._raw = raw
         self._findings = Findings()
+        self._end = 0
+        self._unreadable: set[int] = set()
+
+    @property
+    def listed(self) -> bool:
+        """Whether the file is named as one JSON value and not as lines of JSON."""
+        return self.path.name.removesuffix(".gz").endswith(".json")
 
     def objects(self) -> Iterator[dict[str, Any]]:
         """The JSON object of each line that is not blank; lines that hold none are found at fault and left out.
 
+        Blank lines are counted in a warning. A file called `.json` may hold one list of objects instead.
+
         Raises:
             DataError: the file cannot be opened.
         """
-        for line in self.lines():
+        lines = self._told_blank()
+        first = next(lines, "") if self.listed else ""
+        if first.lstrip().startswith("["):
+            yield from self._entries("\n".join([first, *lines]))
+            return
+        for line in chain([first] if first else [], lines):
             try:
-                value = json.loads(line, parse_constant=_no_number)
+                value = strict_json(line)
             except (ValueError, RecursionError) as error:
-                what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                self.error("bad-json", line[:80], f"not JSON ({what}): {line[:80]!r}", "write one JSON object a line")
+                self.error(
+                    "bad-json", line[:80], f"not JSON ({_why(error)}): {line[:80]!r}", "write one JSON object a line"
+                )
                 continue
             if isinstance(value, dict):
                 yield value
@@ -51,11 +74,44 @@ class RowReader:
                 message = f"a JSON {type(value).__name__} and no object: {line[:80]!r}"
                 self.error("bad-json", line[:80], message, 'write {"query_id": ..., ...}')
 
+    def _told_blank(self) -> Iterator[str]:
+        last = 0
+        for line in self.lines():
+            self._blank(last, self.number)
+            last = self.number
+            yield line
+        self._blank(last, self._end + 1)
+
+    def _blank(self, before: int, after: int) -> None:
+        here = self.number
+        for self.number in range(before + 1, after):
+            if self.number not in self._unreadable:
+                self.warn("blank-line", "", "blank line (left out)", "remove it")
+        self.number = here
+
+    def _entries(self, text: str) -> Iterator[dict[str, Any]]:
+        """The objects of one JSON list, numbered by entry."""
+        self.number = 0
+        try:
+            values = strict_json(text)
+        except (ValueError, RecursionError) as error:
+            self.error(
+                "bad-json", text[:40], f"not JSON ({_why(error)})", "write one list of objects, or an object a line"
+            )
+            return
+        for self.number, value in enumerate(values, start=1):
+            if isinstance(value, dict):
+                yield value
+            else:
+                message = f"entry {self.number} is a JSON {type(value).__name__} and no object"
+                self.error("bad-json", str(value)[:40], message, 'write [{"text": ...}, ...]')
+
     def lines(self) -> Iterator[str]:
         """Each line that is not blank, without its end. Lines that are not UTF-8 are left out."""
         try:
-            with opened(self.path) as file:
+            with nullcontext(self._raw) if self._raw is not None else opened(self.path) as file:
                 for self.number, raw in enumerate(file, start=1):
+                    self._end = self.number
                     if (line := self._decoded(raw)).strip():
                         yield line
         except DataError as error:
@@ -72,6 +128,7 @@ class RowReader:
         except UnicodeDecodeError as error:
             message = f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start} of the line"
             self.error("bad-utf8", "", message, "re-encode the file, e.g. iconv -f latin1 -t utf-8")
+            self._unreadable.add(self.number)
             return ""
 
     def error(self, kind: str, value: str, message: str, remedy: str) -> None:
@@ -136,5 +193,8 @@ class RowReader:
         return int(value)
 
 
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
+def _why(error: Exception) -> str:
+    """What is wrong with a JSON text, in a few words."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return error.msg if isinstance(error, json.JSONDecodeError) else shown(error)

@@ -189,4 +189,4 @@ def write_answer_report(report: AnswerReport, path: Path) -> None:
 
 def read_answer_report(path: Path | str) -> AnswerReport:
     """Read what `write_answer_report` wrote; a `DataError` says what is wrong with the file."""
-    return read_spec(user_path(path, DataError), AnswerReport, "report of answers")
+    return read_spec(user_path(path, DataError), AnswerReport, "a report of answers")

@@ -292,4 +292,4 @@ def write_attribution(report: AttributionReport, path: Path) -> None:
 
 def read_attribution(path: Path | str) -> AttributionReport:
     """Read what `write_attribution` wrote; a `DataError` says what is wrong with the file."""
-    return read_spec(user_path(path, DataError), AttributionReport, "attribution")
+    return read_spec(user_path(path, DataError), AttributionReport, "an attribution")

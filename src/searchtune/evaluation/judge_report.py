@@ -192,4 +192,4 @@ def write_judge_report(report: JudgeReport, path: Path) -> None:
 
 def read_judge_report(path: Path | str) -> JudgeReport:
     """Read what `write_judge_report` wrote; a `DataError` says what is wrong with the file."""
-    return read_spec(user_path(path, DataError), JudgeReport, "report of judges")
+    return read_spec(user_path(path, DataError), JudgeReport, "a report of judges")

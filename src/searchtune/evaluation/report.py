@@ -394,4 +394,4 @@ def write_report(report: Report, path: Path) -> None:
 
 def read_report(path: Path | str) -> Report:
     """Read what `write_report` wrote; a `DataError` says what is wrong with the file."""
-    return read_spec(user_path(path, DataError), Report, "report")
+    return read_spec(user_path(path, DataError), Report, "a report")

@@ -25,6 +25,7 @@ from searchtune.models.generation import Allowed, Sampling
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.identity import identify_generator
 from searchtune.models.llm_artifact import llm_probe_scores
+from searchtune.models.opening import opening
 from searchtune.models.quantisation import Quantise
 from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
@@ -78,13 +79,11 @@ class AdapterBank:
         card = read_llm_card(folder)
         check_base(card, self.root)
         with self._turn:
-            try:
+            with opening(folder, f"peft cannot put this adapter onto {self.root}", ArtifactError):
                 if self._peft is None:
                     self._peft = PeftModel.from_pretrained(self.model.backbone, str(folder), adapter_name=name)
                 else:
                     self._peft.load_adapter(str(folder), adapter_name=name)
-            except (RuntimeError, ValueError, KeyError, OSError) as error:
-                raise ArtifactError(f"{folder}: peft cannot put this adapter onto {self.root}: {error}") from error
             self._to_dtype(name)
             self.cards[name], self.folders[name] = card, folder
             self._active = ""  # nothing known: the next request switches

@@ -16,14 +16,14 @@ from peft import PeftModel
 
 from searchtune.errors import ArtifactError
 from searchtune.models.adapters import Adapter
-from searchtune.models.cards import check_base, name_base, read_card
+from searchtune.models.cards import check_base, check_tolerance, name_base, read_card, read_probe
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.inputs import TokenStore, tokenise
-from searchtune.models.layout import Layout
+from searchtune.models.layout import Layout, read_modules
+from searchtune.models.opening import opening
 from searchtune.models.precision import warn_of_slow
 from searchtune.models.quiet import quiet
 from searchtune.models.sources import resolve_model
-from searchtune.reading import read_array
 from searchtune.specs.card import CARD_FILE, AdapterCard
 from searchtune.storage.atomic import new_folder, write_json, write_text
 from searchtune.types import FloatArray
@@ -92,10 +92,8 @@ def load_artifact(
     check_base(card, root)
     warn_of_slow(dtype, device)
     encoder = load_encoder(root, dtype=torch.float32, device=torch.device("cpu"))
-    try:
+    with opening(folder, f"peft cannot put this adapter onto {root}", ArtifactError):
         model = PeftModel.from_pretrained(encoder.backbone, str(folder))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ArtifactError(f"{folder}: peft cannot put this adapter onto {root}: {error}") from error
     encoder.backbone = model.merge_and_unload().eval().to(dtype=dtype, device=device)
     encoder.layout = Layout(
         pooling=card.pooling,
@@ -120,7 +118,8 @@ def probe_store(tokenizer: Any, card: AdapterCard) -> TokenStore:
 
 def probe_difference(folder: Path, card: AdapterCard, vectors: FloatArray) -> float:
     """Largest absolute difference of a component from the vectors that were recorded at training."""
-    recorded = read_array(folder / card.probe.vectors_file, ArtifactError)
+    recorded = read_probe(folder, card.probe.vectors_file)
+    check_tolerance(folder, card.probe.tolerance, 1.0)
     if recorded.shape != vectors.shape:
         raise ArtifactError(f"{folder}: probe vectors have shape {vectors.shape}, recorded {recorded.shape}")
     return float(np.abs(recorded - vectors).max(initial=0.0))
@@ -131,7 +130,11 @@ def open_with_sentence_transformers(folder: Path, card: AdapterCard) -> FloatArr
     """Probe vectors as a user gets them from `SentenceTransformer(folder)`. Shape: (queries + documents, dim)."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    read_modules(folder)
+    with opening(folder, "sentence-transformers cannot open it", ArtifactError):
+        model = SentenceTransformer(
+            str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
     parts = []
     for texts, prompt, limit in (
         (card.probe.queries, card.query_prompt, card.query_max_tokens),

@@ -11,12 +11,17 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from searchtune.errors import ArtifactError
+from searchtune.models.opening import check_adapter
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
-from searchtune.reading import read_array, read_json_object, user_path
+from searchtune.reading import read_array, read_json_object, shown, user_path
 from searchtune.specs.card import CARD_FILE, AdapterCard, Card, ChatProbe, LlmCard, PairProbe, RerankerCard
 from searchtune.storage.atomic import write_json
 from searchtune.storage.marker import check_complete
 from searchtune.types import FloatArray
+
+_REMEDY = "copy the folder again from where it came, or train it again"
+_MOST_TOLERANCE = 1e-4
+"""Of a component of a unit vector, of the largest score, or of a token of a completion."""
 
 AnyCard = AdapterCard | RerankerCard | LlmCard
 _CARDS: TypeAdapter[AnyCard] = TypeAdapter(Annotated[AnyCard, Field(discriminator="kind")])
@@ -35,11 +40,16 @@ def read_any_card(folder: Path) -> AnyCard:
         hint = f"; did you mean {inner}?" if (inner / CARD_FILE).is_file() else ""
         raise ArtifactError(f"{folder}: no {CARD_FILE}, so it is no searchtune adapter{hint}")
     check_complete(folder)
+    check_adapter(folder)
     found = read_json_object(folder / CARD_FILE, ArtifactError)
     try:
         return _CARDS.validate_python(found)
     except ValidationError as error:
-        raise ArtifactError(f"{folder / CARD_FILE}: cannot be read: {error.errors()[0]['msg']}") from error
+        problem = error.errors()[0]
+        place = shown(".".join(str(part) for part in problem["loc"]) or "the file")
+        raise ArtifactError(
+            f"{shown(folder / CARD_FILE)}: cannot be read: {place}: {problem['msg'].lower()}; {_REMEDY}"
+        ) from error
 
 
 def read_card(folder: Path) -> AdapterCard:
@@ -94,9 +104,29 @@ def check_probe(what: str, difference: float, tolerance: float) -> None:
         )
 
 
+def read_probe(folder: Path, name: str) -> FloatArray:
+    """What an adapter's probe gave at training, from a file of its folder."""
+    if Path(name).name != name:
+        raise ArtifactError(
+            f"{shown(folder / CARD_FILE)}: the probe is in {shown(name)!r}, outside of the folder; {_REMEDY}"
+        )
+    return read_array(folder / name, ArtifactError)
+
+
+def check_tolerance(folder: Path, tolerance: float, size: float) -> None:
+    """Raise an `ArtifactError` where a card allows itself more than ten times what training writes into one."""
+    if not 0 < tolerance <= _MOST_TOLERANCE * size:
+        raise ArtifactError(
+            f"{shown(folder / CARD_FILE)}: its probe may differ by {tolerance:.3g}, and at most "
+            f"{_MOST_TOLERANCE * size:.3g} counts as the same; {_REMEDY}"
+        )
+
+
 def score_difference(folder: Path, probe: PairProbe | ChatProbe, scores: FloatArray) -> float:
     """Largest absolute difference from the scores that were recorded at training."""
-    recorded = read_array(folder / probe.scores_file, ArtifactError)
+    recorded = read_probe(folder, probe.scores_file)
+    longest = max((len(one.completion) for one in probe.examples), default=0) if isinstance(probe, ChatProbe) else 0
+    check_tolerance(folder, probe.tolerance, max(1.0, float(np.abs(recorded).max(initial=0.0)), longest))
     if recorded.shape != scores.shape:
         raise ArtifactError(f"{folder}: {scores.shape} probe scores, recorded {recorded.shape}")
     return float(np.abs(recorded - scores).max(initial=0.0))

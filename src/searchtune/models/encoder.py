@@ -13,15 +13,14 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoTokenizer
 
-from searchtune.errors import ModelError
 from searchtune.models.fast_bert import Shortcut
 from searchtune.models.inputs import Chunk, Store, TokenStore, length_sorted_chunks, tokenise
 from searchtune.models.layout import Layout, Pooling, read_layout
+from searchtune.models.opening import opening
 from searchtune.models.precision import warn_of_slow
 from searchtune.models.quiet import quiet
 from searchtune.types import FloatArray, IntArray
@@ -144,13 +143,12 @@ def load_encoder(folder: Path, *, dtype: torch.dtype, device: torch.device, atte
     """
     warn_of_slow(dtype, device)
     layout = read_layout(folder)
-    try:
+    local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    with opening(folder, "transformers cannot open this model"):
         backbone = AutoModel.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=False, local_files_only=True
+            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{folder}: transformers cannot open this model: {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     backbone.requires_grad_(False).eval().to(device)

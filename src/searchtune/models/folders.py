@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from searchtune.errors import ArtifactError
 from searchtune.models.adapters import Adapter
 from searchtune.models.cards import name_base
+from searchtune.models.opening import opening
 from searchtune.models.quantisation import keep_trainable, nf4_options
 from searchtune.specs.card import CARD_FILE, LlmCard, RerankerCard
 from searchtune.storage.atomic import write_json
@@ -31,10 +32,8 @@ def put_adapter(backbone: Any, folder: Path, root: Path) -> PeftModel:
     Raises:
         ArtifactError: peft refuses it.
     """
-    try:
+    with opening(folder, f"peft cannot put this adapter onto {root}", ArtifactError):
         return PeftModel.from_pretrained(backbone, str(folder))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ArtifactError(f"{folder}: peft cannot put this adapter onto {root}: {error}") from error
 
 
 def open_plainly(folder: Path, card: RerankerCard | LlmCard, root: Path) -> PeftModel:
@@ -42,7 +41,9 @@ def open_plainly(folder: Path, card: RerankerCard | LlmCard, root: Path) -> Peft
     options: dict[str, Any] = {}
     if card.quantise == "nf4":
         options = {"quantization_config": nf4_options(root, torch.float32), "device_map": {"": "cpu"}}
-    plain = AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32, local_files_only=True, **options)
+    plain = AutoModelForCausalLM.from_pretrained(
+        root, dtype=torch.float32, local_files_only=True, use_safetensors=True, **options
+    )
     if card.quantise == "nf4":
         keep_trainable(plain)  # packed for inference, layers in 4 bits would compute in bf16 on some CPUs
     return PeftModel.from_pretrained(plain, str(folder)).eval()

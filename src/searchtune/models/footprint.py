@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from searchtune.errors import ModelError
 from searchtune.models.adapters import add_lora, copied_weights
 from searchtune.models.layers import layer_stack
+from searchtune.models.opening import opening
 from searchtune.models.quantisation import Quantise
 from searchtune.models.quiet import quiet
 from searchtune.models.reranker import head_modules
@@ -105,15 +105,13 @@ def skeleton(folder: Path, shape: Shape, dtype: torch.dtype) -> Any:
     Raises:
         ModelError: transformers does not know the architecture, or has no class of this shape for it.
     """
-    try:
+    with opening(folder, f"its config.json gives no {shape} model"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if shape == "classifier":
             config.num_labels = 1
             config.pad_token_id = config.pad_token_id or 0
         with torch.device("meta"):
             model = _ARCHITECTURES[shape].from_config(config, dtype=dtype, attn_implementation="eager")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: its config.json gives no {shape} model: {error}") from error
     return model.requires_grad_(False).eval()
 
 

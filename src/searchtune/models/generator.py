@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,6 +26,7 @@ from searchtune.errors import ModelError
 from searchtune.models.encoder import Attention, train_adapter
 from searchtune.models.fast_llama import FastLlama, LlamaShortcut
 from searchtune.models.inputs import Chunk, TokenStore, length_sorted_chunks
+from searchtune.models.opening import opening
 from searchtune.models.precision import warn_of_slow
 from searchtune.models.prefixes import SharedTexts, find_shared, parts
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
@@ -304,7 +304,7 @@ def load_causal_lm(
     """
     warn_of_slow(dtype, device)
     options: dict[str, Any] = {}
-    try:
+    with opening(folder, "transformers cannot open this as a causal language model"):
         if quantise == "nf4":
             options = {"quantization_config": nf4_options(folder, dtype), "device_map": {"": device}}
         backbone: Any = AutoModelForCausalLM.from_pretrained(
@@ -313,11 +313,10 @@ def load_causal_lm(
             attn_implementation=attention,
             trust_remote_code=False,
             local_files_only=True,
+            use_safetensors=True,
             **options,
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{folder}: transformers cannot open this as a causal language model: {error}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if quantise == "nf4":

@@ -9,6 +9,7 @@ from typing import Literal, cast
 from searchtune.errors import ModelError
 from searchtune.reading import read_json, read_json_object, shown
 
+_MODULES = "modules.json"
 _LIBRARY = "sentence_transformers."
 _TWO_FEWER = {"roberta", "xlm-roberta", "mpnet", "camembert"}
 """Their first position is the one behind the padding token's."""
@@ -43,10 +44,9 @@ def read_layout(folder: Path) -> Layout:
     Raises:
         ModelError: the folder has a module that we do not run (a Dense projection, say), or an unknown pooling.
     """
-    modules_file = folder / "modules.json"
-    if not modules_file.is_file():
+    if not (folder / _MODULES).is_file():
         return Layout(max_tokens=_position_limit(folder), max_positions=_position_limit(folder))
-    kinds = _modules(folder, modules_file)
+    kinds = read_modules(folder)
     transformer = kinds["Transformer"] / "sentence_bert_config.json"
     limit = _whole(transformer, "max_seq_length") if transformer.is_file() else None
     prompts = _prompts(folder)
@@ -72,8 +72,9 @@ def _read_pooling(file: Path) -> Pooling:
     return cast(Pooling, modes[0])
 
 
-def _modules(folder: Path, file: Path) -> dict[str, Path]:
+def read_modules(folder: Path) -> dict[str, Path]:
     """Each module's class and folder, once all are known to be of sentence-transformers and inside `folder`."""
+    file = folder / _MODULES
     listed = read_json(file, ModelError)
     kinds: dict[str, Path] = {}
     for module in listed if isinstance(listed, list) else [listed]:

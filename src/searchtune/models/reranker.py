@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -29,6 +28,7 @@ from searchtune.models.fast_bert import Shortcut
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.inputs import Chunk, length_sorted_chunks
 from searchtune.models.layers import layer_stack
+from searchtune.models.opening import opening
 from searchtune.models.pairs import PairFormat, PairStore, template_format, tokenizer_format
 from searchtune.models.precision import warn_of_slow
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
@@ -232,13 +232,11 @@ def load_reranker(
 def _classifier(folder: Path, options: dict[str, Any]) -> tuple[Any, Any, set[str]]:
     """Model and tokenizer of a sequence classifier with one output, and the names of weights that the base lacks."""
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    try:
+    with opening(folder, "transformers cannot open this model as a reranker"):
         backbone, loaded = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, output_loading_info=True, **local, **options
+            folder, num_labels=1, output_loading_info=True, use_safetensors=True, **local, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: transformers cannot open this model as a reranker: {error}") from error
     return backbone, tokenizer, loaded["missing_keys"]
 
 

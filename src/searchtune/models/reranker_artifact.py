@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from searchtune.errors import ArtifactError
 from searchtune.models.adapters import Adapter
 from searchtune.models.cards import check_base, read_reranker_card
 from searchtune.models.folders import open_plainly, put_adapter, write_adapter
+from searchtune.models.opening import opening
 from searchtune.models.pairs import pair_store
 from searchtune.models.precision import warn_of_slow
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
@@ -122,7 +124,9 @@ def open_with_cross_encoder(folder: Path, card: RerankerCard, quantise: Quantise
     if quantise == "nf4":
         root = resolve_model(card.base, card.revision)
         options["quantization_config"] = nf4_options(root, torch.float32, AutoModelForSequenceClassification)
-    model = CrossEncoder(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
+    options["use_safetensors"] = True
+    with opening(folder, "sentence-transformers cannot open it", ArtifactError):
+        model = CrossEncoder(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
     if quantise == "nf4":
         keep_trainable(model)
     pairs = [list(pair) for pair in zip(card.probe.queries, card.probe.documents, strict=True)]

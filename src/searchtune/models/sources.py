@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from searchtune.errors import ModelError
-from searchtune.reading import read_bytes, read_json_object, read_text, strict_json, user_path
+from searchtune.models.opening import check_code, check_weights
+from searchtune.reading import read_bytes, read_json_object, read_text, shown, strict_json, user_path
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 
 GGUF = ".gguf"
@@ -45,16 +46,26 @@ _NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
 
 
 def resolve_model(base: str, revision: str | None = None) -> Path:
-    """The local folder of a model.
+    """The local folder of a model, none of whose weights is pickled.
 
     `base` is `package:NAME/path` (a folder or GGUF file inside an installed Python package), a folder, the path of a
     GGUF file, or a hub id such as `sentence-transformers/all-MiniLM-L6-v2`, which is downloaded once, safetensors and
     JSON only. A GGUF file is converted once into a folder in searchtune's cache.
 
     Raises:
-        ModelError: the package is not installed, the folder or file holds no model, or the hub cannot be reached.
+        ModelError: the package is not installed, the folder or file holds no model, its weights are pickled, it is code
+            of its own, or the hub cannot be reached.
         MissingExtraError: a GGUF file, and the package `gguf` is not installed.
     """
+    folder = _resolved(base, revision)
+    check_weights(folder)
+    return folder
+
+
+def _resolved(base: str, revision: str | None) -> Path:
+    """As `resolve_model`, without a look at the weights."""
+    if not base.strip():
+        raise ModelError("the base has no name; name a folder, package:NAME/path or a hub id")
     if base.startswith("package:"):
         folder = _inside_package(base.removeprefix("package:"))
     elif base.endswith(GGUF) or user_path(base).is_dir():
@@ -66,7 +77,8 @@ def resolve_model(base: str, revision: str | None = None) -> Path:
 
         return converted(folder)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{base}: {folder} has no config.json, so it is no transformers model folder")
+        raise ModelError(f"{base}: {folder} has no config.json, so it is no transformers model folder; name one")
+    check_code(folder)
     return folder
 
 
@@ -77,7 +89,7 @@ def resolve_config(base: str, revision: str | None = None) -> Path:
     """
     folder = user_path(base)
     if base.startswith("package:") or base.endswith(GGUF) or folder.is_dir():
-        return resolve_model(base, revision)
+        return _resolved(base, revision)
     return _from_hub(base, revision, ["config.json"])
 
 
@@ -104,7 +116,7 @@ def _may_be_base(path: Path) -> bool:
 
 def _from_hub(base: str, revision: str | None, wanted: Sequence[str] = _NEEDED) -> Path:
     if base.startswith(("/", "./", "../", "~")):
-        raise ModelError(f"{base}: no such folder")
+        raise ModelError(f"{shown(base)}: no such folder; check the path")
     from huggingface_hub import snapshot_download
 
     try:

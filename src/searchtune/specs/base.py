@@ -48,7 +48,7 @@ def read_spec(path: Path, spec: type[AnySpec], what: str, error: Refusal = DataE
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         message = f"{shown(place)}: {first['msg'].lower()}"
-        raise error(f"{shown(path)}: not a {what}: {message}; name another file, or write it again") from problem
+        raise error(f"{shown(path)}: not {what}: {message}; name another file, or write it again") from problem
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def _explain(spec: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key {shown(key)!r}{did_you_mean(path[-1], _fields_at(spec, path[:-1]))}"
     if problem["type"] == "missing":
-        return f"key {key!r} is missing"
-    return f"{key}: {problem['msg'].lower()} (found {shown(repr(problem['input']))})"
+        return f"key {shown(key)!r} is missing; add it"
+    return f"{shown(key)}: {problem['msg'].lower()}; correct it (found {shown(repr(problem['input']))})"
 
 
 def _fields_at(spec: type[BaseModel], path: Sequence[str]) -> list[str]:

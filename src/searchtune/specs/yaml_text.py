@@ -22,6 +22,18 @@ _LARGEST = 2**63
 class _PlainLoader(yaml.SafeLoader):
     """Refuses values that are not plain, and a key that comes twice, of which YAML would silently take the later."""
 
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            raise yaml.composer.ComposerError(
+                None, None, f"nested more than {_MOST_DEPTH} deep; write it flatter", self.get_mark()
+            )
+        found = super().compose_node(parent, index)
+        self._depth -= 1
+        return found
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
@@ -101,19 +113,17 @@ def _check_size(root: yaml.Node) -> None:
     sizes: dict[int, int] = {}
     within: set[int] = set()
 
-    def size(node: yaml.Node, depth: int) -> int:
+    def size(node: yaml.Node) -> int:
         if id(node) in within:
             raise _problem("an alias that stands for what it is in; write the value out", node)
-        if depth > _MOST_DEPTH:
-            raise _problem(f"nested more than {_MOST_DEPTH} deep; write it flatter", node)
         if id(node) not in sizes:
             within.add(id(node))
             parts = node.value if isinstance(node, yaml.CollectionNode) else ()
             inner = (one for part in parts for one in (part if isinstance(part, tuple) else (part,)))
-            sizes[id(node)] = 1 + sum(size(one, depth + 1) for one in inner)
+            sizes[id(node)] = 1 + sum(map(size, inner))
             within.discard(id(node))
         if sizes[id(node)] > _MOST_NODES:
             raise _problem(f"aliases that stand for more than {_MOST_NODES:,} values; write out what is meant", node)
         return sizes[id(node)]
 
-    size(root, 0)
+    size(root)

@@ -80,6 +80,8 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]]:
         readable = all(_inside(name) and {"bytes", "sha256"} <= entry.keys() for name, entry in files.items())
     except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{marker}: cannot be read as a marker ({error}); {_REMEDY}") from error
+    if not files:
+        raise ArtifactError(f"{marker}: lists no file, so nothing says that the folder is whole; {_REMEDY}")
     if not readable:
         raise ArtifactError(f"{marker}: lists names or entries that searchtune does not write; {_REMEDY}")
     return files

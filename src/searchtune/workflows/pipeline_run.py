@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from searchtune.data.rows import RowReader
 from searchtune.errors import ConfigError, DataError, did_you_mean
-from searchtune.reading import user_path
+from searchtune.reading import STDIN, parse_json, shown, user_path
 from searchtune.types import Turn
 from searchtune.workflows.open_pipeline import OpenPipeline
 from searchtune.workflows.progress import SILENT, Progress
@@ -35,29 +34,19 @@ def read_turns(source: Path | str) -> list[Asked]:
     Raises:
         DataError: the file cannot be read or has no query, or a line is not what it should be.
     """
-    try:
-        text = sys.stdin.read() if str(source) == "-" else user_path(source).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror}") from error
-    found = [
-        _line(f"{source}:{number}", str(number), line.strip())
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip()
-    ]
+    source = Path(source)
+    reader = RowReader(source if str(source) == STDIN else user_path(source, DataError))
+    found = [_line(f"{reader.path}:{reader.number}", str(reader.number), line.strip()) for line in reader.lines()]
+    reader.finish("fail")
     if not found:
-        raise DataError(f"{source}: no query in it; write one a line, or JSON lines with `query`")
+        raise DataError(f"{reader.path}: no query in it; write one a line, or JSON lines with `query`")
     return found
 
 
 def _line(place: str, name: str, line: str) -> Asked:
     if not line.startswith("{"):
         return Asked(name, Turn(line))
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place}: not JSON ({error}): {line[:60]!r}") from error
+    row = parse_json(line, place)
     try:
         return Asked(str(row.get("id", name)), read_turn(row, extra=("id",)))
     except DataError as error:
@@ -73,20 +62,20 @@ def read_turn(row: Mapping[str, Any], *, extra: Sequence[str] = ()) -> Turn:
     allowed = ("query", "history", *extra)
     for key in row:
         if key not in allowed:
-            raise DataError(f"unknown key {key!r}{did_you_mean(key, allowed)}")
+            raise DataError(f"unknown key {shown(key)!r}{did_you_mean(key, allowed)}")
     query = row.get("query")
     if not isinstance(query, str) or not query.strip():
-        raise DataError(f"query is {query!r}; give a text that is not empty")
+        raise DataError(f"query is {shown(repr(query))}; give a text that is not empty")
     history = row.get("history") or []
     if not isinstance(history, list):
-        raise DataError(f"history is {history!r}; give a list of objects with `role` and `text`")
+        raise DataError(f"history is {shown(repr(history))}; give a list of objects with `role` and `text`")
     return Turn(query, tuple(_said(one) for one in history))
 
 
 def _said(one: Any) -> Any:
     role, text = (one.get("role"), one.get("text")) if isinstance(one, dict) else (None, None)
     if role not in _ROLES or not isinstance(text, str):
-        raise DataError(f"history has {one!r}; give `role` ({', '.join(_ROLES)}) and `text`")
+        raise DataError(f"history has {shown(repr(one))}; give `role` ({', '.join(_ROLES)}) and `text`")
     return role, text
 
 

@@ -11,6 +11,7 @@ front of `Chain`.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from searchtune.errors import ConfigError, DataError, SearchtuneError, StorageError
+from searchtune.reading import shown, strict_json
 from searchtune.workflows.open_pipeline import OpenPipeline
 from searchtune.workflows.pipeline_run import read_turn, spent
 
@@ -26,6 +28,8 @@ MOST_BYTES = 64 * 1024
 """Of a request's body."""
 _SECONDS = 30.0
 """A client that says nothing for so long is let go."""
+_MOST_DIGITS = 12
+"""Of a length: Python itself refuses to read numbers of some thousands."""
 _HOSTS = ("127.0.0.1", "localhost")
 
 
@@ -75,16 +79,19 @@ def answer_request(opened: OpenPipeline, body: bytes) -> dict[str, Any]:
         Refused: it is no JSON object, or asks for what there is not.
     """
     try:
-        row = json.loads(body)
+        row = strict_json(body)
     except (ValueError, RecursionError) as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"the body is no JSON: {error}") from error
+        why = "nested too deeply" if isinstance(error, RecursionError) else shown(error)
+        raise Refused(HTTPStatus.BAD_REQUEST, f"the body is no JSON: {why}") from error
     if not isinstance(row, dict):
         raise Refused(HTTPStatus.BAD_REQUEST, 'the body is no JSON object; send {"query": ...}')
     stages, top = row.get("stages") or {}, row.get("top", opened.spec.top)
     if not isinstance(stages, dict):
-        raise Refused(HTTPStatus.BAD_REQUEST, f'stages is {stages!r}; give an object such as {{"rewrite": false}}')
+        raise Refused(
+            HTTPStatus.BAD_REQUEST, f'stages is {shown(repr(stages))}; give an object such as {{"rewrite": false}}'
+        )
     if not isinstance(top, int) or isinstance(top, bool):
-        raise Refused(HTTPStatus.BAD_REQUEST, f"top is {top!r}; give a whole number")
+        raise Refused(HTTPStatus.BAD_REQUEST, f"top is {shown(repr(top))}; give a whole number")
     try:
         turn = read_turn(row, extra=("stages", "top"))
         return opened.chain.ask([turn], stages=stages, top=top)[0].to_json()
@@ -134,11 +141,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         given = self.headers.get("Content-Length")
-        if given is None or not given.isdigit():
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "send Content-Length")
-        if int(given) > MOST_BYTES:
+        if given is None or re.fullmatch("[0-9]+", given) is None:
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "send Content-Length, a whole number in plain digits")
+        if len(given.lstrip("0")) > _MOST_DIGITS or int(given) > MOST_BYTES:
             raise Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {given} bytes; at most {MOST_BYTES} are read"
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {shown(given)} bytes; at most {MOST_BYTES} are read"
             )
         body = self.rfile.read(int(given))
         if len(body) < int(given):
@@ -155,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, found = refused.status, {"error": str(refused)}
         except SearchtuneError as error:
             status, found = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)}
-        body = json.dumps(found, ensure_ascii=False).encode()
+        body = json.dumps(found, ensure_ascii=False).encode(errors="backslashreplace")
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))

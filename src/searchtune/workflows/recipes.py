@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from searchtune.errors import ConfigError, did_you_mean
+from searchtune.reading import user_path
 from searchtune.specs.answer import AnswerRecipe
 from searchtune.specs.base import Spec, apply_overrides, parse_spec, read_yaml
 from searchtune.specs.judge import JudgeRecipe
@@ -63,7 +63,7 @@ def load_any_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Any:
     Raises:
         ConfigError: as `load_recipe`; and a name that several kinds have, or a kind that there is not.
     """
-    if Path(name_or_path).is_file() or "/" in name_or_path:
+    if user_path(name_or_path).is_file() or "/" in name_or_path:
         file = find_asset("configs", name_or_path)
         kind = str(read_yaml(file).get("kind", "embed"))
     else:
@@ -86,7 +86,7 @@ def _has(kind: str, name: str) -> bool:
 
 def _read(kind: str, name: str, task: str | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     """What a recipe's file says after the overrides, and where it is."""
-    is_path = Path(name).is_file() or "/" in name
+    is_path = user_path(name).is_file() or "/" in name
     file = find_asset("configs" if is_path else f"configs/{kind}", name)
     data = apply_overrides(read_yaml(file), overrides)
     found = data.get("kind", kind)

@@ -87,7 +87,7 @@ def test_byte_order_mark_windows_line_ends_and_blank_lines_are_read_as_meant(tmp
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROW).encode() + b"\r\n\r\n")
     pairs = read_pairs(path)
     assert len(pairs) == 1
-    assert [problem.kind for problem in pairs.warnings] == ["bom"]
+    assert [problem.kind for problem in pairs.warnings] == ["bom", "blank-line"]
 
 
 def test_fields_of_other_names(tmp_path):
@@ -111,7 +111,7 @@ def test_fields_of_other_names(tmp_path):
         ({**ROW, "human": True}, "'human' is true"),
         ({**ROW, "human": -1}, "'human' is -1"),
         (json.dumps(ROW).replace(": 2}", ": NaN}"), "NaN is no number of JSON"),
-        (json.dumps(ROW).replace(": 2}", ": 1e999}"), "'human' is Infinity"),
+        (json.dumps(ROW).replace(": 2}", ": 1e999}"), "1e999 is more than a number can hold"),
         (json.dumps(ROW).replace(": 2}", ": 1" + "0" * 400 + "}"), "'human' is 1000"),
         (
             {key: value for key, value in ROW.items() if key != "human"} | {"humna": 1},

@@ -214,7 +214,7 @@ def test_references(tmp_path):
     file.write_text('{"query_id": "q1", "answers": ["a", "b"]}\n\n{"id": 2, "answers": []}\n')
     assert read_references(file) == {"q1": ["a", "b"], "2": []}
     file.write_text('{"query_id": "q1", "answers": "a"}\n')
-    with pytest.raises(DataError, match="answers.jsonl:1: expected"):
+    with pytest.raises(DataError, match="answers.jsonl:1: answers is"):
         read_references(file)
     with pytest.raises(DataError, match="cannot be read"):
         read_references(tmp_path / "none.jsonl")

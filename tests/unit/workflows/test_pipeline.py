@@ -182,7 +182,7 @@ def test_what_has_something_to_earn():
     ("text", "message"),
     [
         ("", "no query in it"),
-        ('{"query": "a"', "queries.jsonl:1: not JSON"),
+        ('{"query": "a"', "queries.jsonl:1: cannot be read as JSON"),
         ('ok\n{"query": " "}', "queries.jsonl:2: query is ' '"),
         ('{"query": "a", "histroy": []}', "did you mean 'history'"),
         ('{"query": "a", "history": "b"}', "give a list of objects"),

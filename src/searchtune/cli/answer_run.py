@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,8 +73,8 @@ _Quantise = Annotated[Bits | None, typer.Option(help="For a model without an ada
 _Base = Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")]
 _Endpoint = Annotated[str | None, typer.Option(metavar="URL", help="Ask an OpenAI-compatible address.")]
 _KeyVariable = Annotated[str | None, typer.Option(metavar="NAME", help="The environment variable of its key.")]
-_MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop this sitting when so much is spent (--prices).")]
-_MaxTokens = Annotated[int | None, typer.Option(min=0, help="Stop this sitting when so many tokens are used.")]
+_MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop this session when so much is spent (--prices).")]
+_MaxTokens = Annotated[int | None, typer.Option(min=0, help="Stop this session when so many tokens are used.")]
 _Prices = Annotated[tuple[float, float], typer.Option(help="Prices of a million tokens, in and out.")]
 
 
@@ -115,7 +116,8 @@ def run(
         price = None
     else:
         _refuse([name for name, value in {"--base": base, "--quantise": quantise}.items() if value], "leave it out")
-        opened, price = _far(endpoint, answerer, prompt, key_variable, (max_tokens, max_cost, *prices))
+        budget = (max_tokens, max_cost, *prices)
+        opened, price = _far(endpoint, answerer, prompt, key_variable, budget, max_new_tokens)
     found = _questions(questions, form, max_questions) if task is None else None
     if found is None:
         from searchtune.workflows.answer_run import questions_of_task
@@ -172,6 +174,7 @@ def _far(
     prompt: AnswerPrompt,
     key_variable: str | None,
     budget: tuple[int | None, float | None, float, float],
+    longest: int | None,
 ) -> tuple[OpenAnswerer, Price | None]:
     from searchtune.models.endpoint import Endpoint
     from searchtune.models.remote import Budget
@@ -180,7 +183,7 @@ def _far(
     if budget[1] is not None and not any(budget[2:]):
         raise typer.BadParameter("--max-cost takes --prices, the prices of a million tokens in and out")
     spending = Budget(*budget)
-    opened = open_remote_answerer(Endpoint(url, model, key_variable), spending, prompt)
+    opened = open_remote_answerer(Endpoint(url, model, key_variable), spending, prompt, max_new_tokens=longest)
     return opened, spending.price if any(budget[2:]) else None
 
 
@@ -199,6 +202,8 @@ def _show(job: AnswerJob, as_json: bool) -> None:
     cost = "" if facts["cost"] is None else f", {facts['cost']:.2f} spent"
     typer.echo(
         f"{len(job.questions):,} questions put to {facts['answerer']}: {facts['abstained']:,} abstained, "
-        f"{facts['cut']:,} cut off, {job.missing:,} without a reply{cost}"
+        f"{facts['cut']:,} cut off, {job.missing:,} without an answer{cost}"
     )
+    for reason, count in Counter(filter(None, job.reasons)).most_common(5):
+        typer.echo(f"  {count:,}  {reason}", err=True)
     typer.echo(f"answers  {job.folder / 'answers.jsonl'}")

@@ -70,8 +70,12 @@ _KeyVariable = Annotated[str | None, typer.Option(metavar="NAME", help="The envi
 _Logprobs = Annotated[
     bool, typer.Option("--logprobs/--no-logprobs", help="Read grades off its log-probabilities, or its words.")
 ]
-_MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop this sitting when so much is spent (--prices).")]
-_MaxTokens = Annotated[int | None, typer.Option(min=0, help="Stop this sitting when so many tokens are used.")]
+_Longest = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens of its reply [default: 64]; more for a model that thinks before it grades."),
+]
+_MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop this session when so much is spent (--prices).")]
+_MaxTokens = Annotated[int | None, typer.Option(min=0, help="Stop this session when so many tokens are used.")]
 _Prices = Annotated[tuple[float, float], typer.Option(help="Prices of a million tokens, in and out.")]
 _Shard = Annotated[str, typer.Option(metavar="I/N", help="Judge part I of N, counted from 1.")]
 _Canaries = Annotated[int, typer.Option(min=0, help="How many pairs are judged with a canary in them too.")]
@@ -100,6 +104,7 @@ def run(
     endpoint: _Endpoint = None,
     key_variable: _KeyVariable = None,
     logprobs: _Logprobs = True,
+    max_new_tokens: _Longest = None,
     max_cost: _MaxCost = None,
     max_tokens: _MaxTokens = None,
     prices: _Prices = (0.0, 0.0),
@@ -122,13 +127,14 @@ def run(
         "max_pairs": max_pairs,
     }  # fmt: skip
     far = {"--key-variable": key_variable, "--no-logprobs": not logprobs, "--max-cost": max_cost,
-           "--max-tokens": max_tokens, "--prices": any(prices)}  # fmt: skip
+           "--max-new-tokens": max_new_tokens, "--max-tokens": max_tokens, "--prices": any(prices)}  # fmt: skip
     _check_place(endpoint, far, {"--base": base, "--quantise": quantise})
     if endpoint is None:
         opened = _near(judge, rubric, style, base=base, quantise=quantise)
     else:
         budget = (max_tokens, max_cost, *prices)
-        opened = _far(endpoint, judge, (rubric, style), key_variable=key_variable, logprobs=logprobs, budget=budget)
+        asked = (rubric, style, max_new_tokens)
+        opened = _far(endpoint, judge, asked, key_variable=key_variable, logprobs=logprobs, budget=budget)
     fitted = None if calibration is None else read_calibration(calibration)
     plan = JobPlan(canaries, part, max_unreadable, fitted, seed)
     show_job(_judged(opened, source, out, plan, made_by=made_by or [], allow_circular=allow_circular), as_json)
@@ -144,6 +150,10 @@ def show_job(job: Job, as_json: bool) -> None:
     cost = "" if facts["cost"] is None else f", {facts['cost']:.2f} spent"
     pace = f"{facts['labels_per_second']:.1f} labels a second"
     typer.echo(f"{len(job.pairs):,} pairs judged by {job.judge} ({pace}{cost}), {missing:,} without a grade")
+    sources = facts.get("read_from", {})
+    if sources.get("text"):
+        told = ", ".join(f"{count:,} from {source}" for source, count in sources.items())
+        typer.echo(f"  grades read: {told}", err=True)
     for reason, count in sorted(job.unreadable.items(), key=lambda item: -item[1])[:5]:
         typer.echo(f"  {count:,}  {reason}", err=True)
     typer.echo(f"judgments  {job.folder / 'judgments.jsonl'}")
@@ -203,7 +213,7 @@ def _near(
 def _far(
     url: str,
     model: str,
-    asked: tuple[str | None, PromptStyle | None],
+    asked: tuple[str | None, PromptStyle | None, int | None],
     *,
     key_variable: str | None,
     logprobs: bool,
@@ -216,10 +226,14 @@ def _far(
 
     if budget[1] is not None and not any(budget[2:]):
         raise typer.BadParameter("--max-cost takes --prices, the prices of a million tokens in and out")
-    rubric, style = asked
+    rubric, style, longest = asked
     address = Endpoint(url, model, key_variable, top_logprobs=20 if logprobs else 0)
     return open_remote_judge(
-        address, Budget(*budget), find_rubric(rubric or "umbrela"), "full" if style is None else style.value
+        address,
+        Budget(*budget),
+        find_rubric(rubric or "umbrela"),
+        "full" if style is None else style.value,
+        max_new_tokens=longest,
     )
 
 

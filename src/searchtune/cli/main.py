@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from searchtune import __version__
+from searchtune.clean_text import clean
 from searchtune.cli.streams import mute_stdout, settle_streams
 from searchtune.errors import SearchtuneError, SearchtuneWarning
 from searchtune.reading import explain, shown
@@ -81,7 +82,7 @@ def _ended(ctx: Any, message: str, code: int) -> typer.Exit:
     """Say what went wrong, in one place for all errors, and return what ends the program."""
     if ctx.params.get("debug"):
         traceback.print_exc()
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {clean(message)}", err=True)
     return typer.Exit(code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from searchtune.clean_text import clean
 from searchtune.workflows.progress import Progress
 
 
@@ -27,7 +28,7 @@ class RichProgress(Progress):
             console=self._console,
         )
         self._task: Any = None
-        self._stage = "training"
+        self._stage = "working"
 
     def __enter__(self) -> RichProgress:
         return self
@@ -36,7 +37,7 @@ class RichProgress(Progress):
         self._stop()
 
     def note(self, message: str) -> None:
-        self._console.print(f"  {message}", markup=False, soft_wrap=True)
+        self._console.print(f"  {clean(message)}", markup=False, soft_wrap=True)
 
     def stage(self, name: str) -> None:
         self._stop()

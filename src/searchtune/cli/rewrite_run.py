@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +51,9 @@ def run(
         typer.Option(help="JSONL to write; a name that begins with `queries` gets BEIR's form [default: stdout]."),
     ] = None,
     style: Annotated[PromptStyle | None, typer.Option(help="For a model without an adapter [default: full].")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a rewrite [default: as trained, 64, or 128 behind an address].")
+    ] = None,
     quantise: Annotated[Bits | None, typer.Option(help="For a model without an adapter.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model, where it is not where the card says.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Ask an OpenAI-compatible address.")] = None,
@@ -70,6 +74,8 @@ def run(
     opened = _opened(
         rewriter, style, base=base, quantise=quantise, endpoint=endpoint, key_variable=key_variable, budget=max_tokens
     )
+    if max_new_tokens is not None:
+        opened = replace(opened, max_new_tokens=max_new_tokens)
     journal = None if out is None else out.with_name(f"{out.name}.journal.jsonl")
     with RichProgress() as progress:
         done = rewrite_all(opened, asked, journal, progress=progress)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from searchtune.clean_text import clean
 from searchtune.data.judging import TOP_GRADE, JudgePairs
 from searchtune.data.named import NamedQrels, named_qrels
 from searchtune.data.packed import created
@@ -123,7 +124,8 @@ def _judgment(reader: RowReader, row: dict[str, Any]) -> Judgment:
     if shares is not None and grade >= len(shares):
         message = f"grade {grade} and a distribution over {len(shares)} grades"
         reader.reject("bad-grade", grade, message, "write one share for each grade, the lowest first")
-    reason = None if row.get("reason") is None else reader.text(row, "reason")
+    reason = row.get("reason")
+    reason = clean(reason) if isinstance(reason, str) else None if reason is None else reader.text(row, "reason")
     return Judgment(
         query_id, doc_id, None if grade < 0 else grade, None if shares is None else tuple(map(float, shares)), reason
     )

@@ -10,18 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from searchtune.errors import ConfigError, ModelError
-from searchtune.models.chat import ChatFormat, chat_store, example_store
+from searchtune.models.chat import ChatFormat, PromptTooLongError, chat_store, example_store, too_long
 from searchtune.models.completions import CompletionReader
 from searchtune.models.cut_count import CutCount
 from searchtune.models.generation import Allowed, Finish, Sampling, generate
 from searchtune.models.generator import CausalLM
+from searchtune.models.inputs import TokenStore
 from searchtune.prompts.chat import ChatExample, Conversation
+from searchtune.prompts.reply_text import Said, spoken
 from searchtune.types import FloatArray64
+
+Source = Literal["probabilities", "text"]
+"""What a label was read from: the model's distribution, or the words of its reply."""
 
 _WINDOW = 256
 """Conversations that are read together: enough to put similar lengths side by side, few enough to hand on soon."""
@@ -41,6 +46,10 @@ class LabelReadings:
     """The share of the model's whole distribution that is on no label; NaN where that is not known."""
     prompt_tokens: int
     completion_tokens: int
+    refused: frozenset[int] = frozenset()
+    """Conversations that were turned down for what they hold, as too long ones are."""
+    unanswered: frozenset[int] = frozenset()
+    """Those for which no reply came at all."""
 
 
 class LabelRow(NamedTuple):
@@ -59,6 +68,10 @@ class LabelRow(NamedTuple):
     completion_tokens: int
     seconds: float
     """Since the reading before; for conversations read together, each one's share of the batch."""
+    refused: bool = False
+    """Turned down for what it holds, so that asking again would not help, as far as others are answered."""
+    source: Source | None = None
+    """What it was read from; None where it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,15 @@ class Reply:
     completion_tokens: int
     seconds: float
     """From question to reply; for replies generated together, each one's share of the batch."""
+    settled: bool = False
+    """Where there is no text: whether one came that cannot be used, so that asking again would not help."""
+    refused: bool = False
+    """As in `LabelRow`."""
+
+
+def spoken_reply(reply: Reply) -> Said:
+    """What a reply says without its reasoning, or why it says nothing."""
+    return Said(None, reply.reason or "no reply") if reply.text is None else spoken(reply.text)
 
 
 class Backend(Protocol):
@@ -101,6 +123,8 @@ class Likelihoods(NamedTuple):
     """Natural log-probability of each reply's words, without the end of turn. Shape: (examples,)."""
     prompt_tokens: int
     completion_tokens: int
+    long: frozenset[int] = frozenset()
+    """Examples that are too long whatever is cut; their values are NaN."""
 
 
 @runtime_checkable
@@ -144,14 +168,16 @@ class LocalBackend:
         """One forward pass over what conversations do not share; no token is generated.
 
         What all conversations begin with is read once, then what those of one query begin with, which are found by
-        their first messages being alike up to a passage.
+        their first messages being alike up to a passage. A conversation whose fixed text alone is too long is refused.
 
         Raises:
-            ConfigError: a label twice, no label, or a prompt whose fixed text alone is too long.
+            ConfigError: a label twice, or no label.
             ModelError: a label that is not one token after the prompt, or a template that cannot write these turns.
         """
         check_labels(labels)
-        store = chat_store(self.model.tokenizer, conversations, self.max_tokens)
+        places, store, long = self._store(conversations, self.max_tokens)
+        if long:
+            return _with_long_ones(self.read_labels([conversations[i] for i in places], labels), places, long)
         self.cuts.add(len(conversations), store.truncated)
         entries = label_tokens(self.model.tokenizer, conversations, labels)
         scores = self.model.score_store(
@@ -180,7 +206,10 @@ class LocalBackend:
         """
         if not examples:
             return Likelihoods(np.zeros(0), 0, 0)
-        chosen = example_store(self.model.tokenizer, examples, self.max_tokens, ended=False).chosen
+        try:
+            chosen = example_store(self.model.tokenizer, examples, self.max_tokens, ended=False).chosen
+        except PromptTooLongError:
+            return self._short_likelihoods(examples)
         self.cuts.add(len(examples), chosen.tokens.truncated)
         values = CompletionReader(self.model).read_store(chosen, tokens_per_chunk=self.tokens_per_batch)
         prompts = int(chosen.prompts.sum())
@@ -189,18 +218,22 @@ class LocalBackend:
     def complete(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[Reply]:
         """Replies, 256 conversations at a time, those of similar length together.
 
+        Prompts are cut so that there is room for `max_new_tokens`; one that cannot be is refused.
+
         Raises:
-            ConfigError, ModelError: as `read_labels`, and a prompt that leaves no room for `max_new_tokens`.
+            ConfigError, ModelError: as `read_labels`, and a `max_new_tokens` that leaves no room for any prompt.
         """
+        limit = self._prompt_limit(sampling.max_new_tokens) if conversations else self.max_tokens
         for start in range(0, len(conversations), _WINDOW):
             window = conversations[start : start + _WINDOW]
-            store = chat_store(self.model.tokenizer, window, self.max_tokens)
+            places, store, long = self._store(window, limit)
             self.cuts.add(len(window), store.truncated)
-            replies: dict[int, list[Reply]] = {}
+            replies = {place: _refusals(start + place, why, sampling.samples) for place, why in long.items()}
             began = time.perf_counter()
-            for place, own in generate(
+            for row, own in generate(
                 self.model, store, sampling, allowed=self.allowed, tokens_per_batch=self.tokens_per_batch
             ):
+                place = places[row]
                 replies[place] = [
                     Reply(
                         conversation=start + place,
@@ -208,7 +241,7 @@ class LocalBackend:
                         text=one.text,
                         reason=None,
                         finish=one.finish,
-                        prompt_tokens=0 if sample else int(store.lengths[place]),
+                        prompt_tokens=0 if sample else int(store.lengths[row]),
                         completion_tokens=one.tokens,
                         seconds=0.0,
                     )
@@ -217,6 +250,57 @@ class LocalBackend:
             share = (time.perf_counter() - began) / max(1, sum(map(len, replies.values())))
             for place in range(len(window)):
                 yield from (Reply(**{**vars(reply), "seconds": share}) for reply in replies[place])
+
+    def _short_likelihoods(self, examples: Sequence[ChatExample]) -> Likelihoods:
+        """`log_likelihoods` of those that fit."""
+        long = set()
+        for place, example in enumerate(examples):
+            try:
+                example_store(self.model.tokenizer, [example], self.max_tokens, ended=False)
+            except PromptTooLongError:
+                long.add(place)
+        places = [i for i in range(len(examples)) if i not in long]
+        found = self.log_likelihoods([examples[i] for i in places])
+        values = np.full(len(examples), np.nan)
+        values[places] = found.values
+        return found._replace(values=values, long=frozenset(long))
+
+    def _prompt_limit(self, new: int) -> int:
+        """How long a prompt may be that so many tokens are to follow."""
+        config = self.model.backbone.config.get_text_config(decoder=True)
+        room = getattr(config, "max_position_embeddings", None) or self.max_tokens + new
+        if room <= new:
+            raise ConfigError(f"the model has {room:,} positions: {new:,} new tokens leave no room for a prompt")
+        return min(self.max_tokens, room - new)
+
+    def _store(self, conversations: Sequence[Conversation], limit: int) -> tuple[list[int], TokenStore, dict[int, str]]:
+        """The places of the conversations that fit, their prompts, and why the others do not."""
+        try:
+            return list(range(len(conversations))), chat_store(self.model.tokenizer, conversations, limit), {}
+        except PromptTooLongError:
+            long = too_long(self.model.tokenizer, conversations, limit)
+        places = [i for i in range(len(conversations)) if i not in long]
+        return places, chat_store(self.model.tokenizer, [conversations[i] for i in places], limit), long
+
+
+def _refusals(conversation: int, reason: str, samples: int) -> list[Reply]:
+    return [Reply(conversation, sample, None, reason, None, 0, 0, 0.0, refused=True) for sample in range(samples)]
+
+
+def _with_long_ones(read: LabelReadings, places: Sequence[int], long: Mapping[int, str]) -> LabelReadings:
+    """Readings of the conversations at `places`, and the others refused with their reasons."""
+    count = len(places) + len(long)
+    rows, outside = np.full((count, read.probabilities.shape[1]), np.nan), np.full(count, np.nan)
+    rows[places], outside[places] = read.probabilities, read.outside
+    reasons = {**long, **dict(zip(places, read.reasons, strict=True))}
+    return LabelReadings(
+        probabilities=rows,
+        reasons=tuple(reasons[i] for i in range(count)),
+        outside=outside,
+        prompt_tokens=read.prompt_tokens,
+        completion_tokens=read.completion_tokens,
+        refused=frozenset(long),
+    )
 
 
 def check_labels(labels: Sequence[str]) -> None:

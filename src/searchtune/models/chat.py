@@ -178,6 +178,21 @@ class ExampleStore:
     rejected: CompletionStore | None
 
 
+class PromptTooLongError(ConfigError):
+    """What may not be cut of a prompt is longer than the whole may be."""
+
+
+def too_long(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int) -> dict[int, str]:
+    """By position, why a conversation has no room in `max_tokens`; those that can be cut to fit are not there."""
+    found = {}
+    for i, (ids, cuttable) in enumerate(_parts(ChatFormat(tokenizer), conversations)):
+        prompt = _Prompt(ids, cuttable)
+        if not prompt.fits(max_tokens):
+            fixed = prompt.tokens - sum(len(ids[place]) for place in prompt.passages)
+            found[i] = f"too long: {fixed:,} tokens of its prompt cannot be cut, and {max_tokens:,} fit"
+    return found
+
+
 def chat_store(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int) -> TokenStore:
     """The prompt of each conversation; `truncated` counts those whose passages lost their ends.
 
@@ -185,7 +200,7 @@ def chat_store(tokenizer: Any, conversations: Sequence[Conversation], max_tokens
     length, until the prompt has exactly that many tokens. Instructions and queries stay whole.
 
     Raises:
-        ConfigError: a prompt whose passages would have less than one token each.
+        PromptTooLongError: a prompt whose passages would have less than one token each.
         ModelError: the template cannot write these turns.
     """
     prompts = [_Prompt(ids, cuttable) for ids, cuttable in _parts(ChatFormat(tokenizer), conversations)]
@@ -244,15 +259,28 @@ class _Prompt:
     def tokens(self) -> int:
         return sum(map(len, self.ids))
 
+    @property
+    def passages(self) -> IntArray:
+        """Places of the pieces that may be cut. Shape: (passages,)."""
+        return np.flatnonzero(self.cuttable & (np.array([len(ids) for ids in self.ids]) > 0))
+
+    def fits(self, limit: int) -> bool:
+        """Whether it has at most `limit` tokens, or can be cut to so many with one left of each passage."""
+        if self.tokens <= limit:
+            return True
+        passages = self.passages
+        rest = self.tokens - sum(len(self.ids[place]) for place in passages)
+        return len(passages) > 0 and limit - rest >= len(passages)
+
     def cut(self, limit: int, name: str) -> IntArray:
         """All ids, the ends of passages left out so that there are at most `limit`. Shape: (tokens,)."""
         if self.tokens <= limit:
             return np.concatenate(self.ids)
         lengths = np.array([len(ids) for ids in self.ids])
-        passages = np.flatnonzero(self.cuttable & (lengths > 0))
+        passages = self.passages
         room = limit - int(lengths.sum() - lengths[passages].sum())
-        if not len(passages) or room < len(passages):
-            raise ConfigError(
+        if not self.fits(limit):
+            raise PromptTooLongError(
                 f"{name}: {self.tokens} tokens, {self.tokens - int(lengths[passages].sum())} of them outside its "
                 f"{len(passages)} passages, and {limit} fit; raise max_tokens, or shorten instruction, query or reply"
             )

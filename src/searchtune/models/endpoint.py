@@ -1,5 +1,8 @@
 """One question to an OpenAI-compatible chat endpoint: retries, limits of time and size, and a key that is never told.
 
+Whatever a server says is cleaned where it comes in (`clean_text`): the key is taken out by its value, so that a
+server which repeats it puts it into no reply, journal, log or error, and so is what steers a terminal.
+
 The protocol is that of vLLM, text-generation-inference, Ollama and others: `POST {url}/chat/completions`. Nothing here
 knows labels or samples; `models/remote.py` does.
 """
@@ -11,6 +14,7 @@ import json
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,8 +23,9 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+from searchtune.clean_text import clean, clean_all
 from searchtune.errors import ConfigError, MissingExtraError, ModelError
 
 if TYPE_CHECKING:
@@ -35,14 +40,32 @@ _MAX_BODY = 16 * 1024 * 1024
 """Bytes of an answer; no chat reply comes near."""
 _SHOWN = 300
 """Characters of a server's own words in an error."""
+_MAX_SHOWN = 64 * 1024
+"""Bytes of an error's body that are looked at."""
+_TOLD_WAIT = 5.0
+"""Seconds: longer waits for another attempt are told as a warning, others only in the log."""
 _REMEDIES = {
-    400: "the request is not to its liking: shorten the prompts, or leave out what it does not know (`extra`)",
+    400: "see what it says",
     401: "the key is not accepted: check the environment variable that holds it",
+    402: "the account is not paid up",
     403: "the key may not use this model: check the key and the model's name",
     404: "check the url (it often ends in /v1) and the model's name; GET {url}/models lists the names",
     413: "the prompts are too long for it: shorten them",
-    422: "the request is not to its liking: leave out what it does not know (`extra`)",
+    422: "the request is not to its liking: see what it says",
 }
+_OF_THE_QUESTION = frozenset({400, 413, 414, 422, 451})
+"""Statuses by which one question may be turned down for what it holds, while others are answered."""
+_OF_ALL = re.compile(
+    r"insufficient_quota|invalid_api_key|model_not_found|incorrect api key|"
+    r"\bmodel\b.{0,120}\b(?:not found|does(?: not|n't) exist|not (?:a )?valid|unknown|no such|not available)"
+    r"|\b(?:unknown|invalid|no such|unsupported|not a valid) model\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Words that mean the whole job, whatever the status."""
+_SECRET = 8
+"""Characters: a shorter key that is a plain word is the placeholder of a server without keys, and left in replies."""
+_USERINFO = re.compile(r"(?<=://)[^\s/@\"'<>]+@")
+_QUERY = re.compile(r"(?<=://)([^\s?#\"'<>]+)[?#][^\s\"'<>]+")
 
 
 class RemoteError(ModelError):
@@ -54,6 +77,13 @@ class RemoteError(ModelError):
 
 class GaveUpError(RemoteError):
     """One question had no answer in any attempt; others may have."""
+
+    reached = False
+    """Whether a server replied at all."""
+
+
+class TurnedDownError(RemoteError):
+    """One question was turned down for what it holds, as by a content filter or for its length; others may not be."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +110,16 @@ class Endpoint:
     """Further fields of every request, such as `chat_template_kwargs`; they win over those that are set here."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"url {self.url!r} is no address; it looks like http://localhost:8000/v1")
-        if "@" in parts.netloc or parts.query:
+        try:
+            parts = urlsplit(self.url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigError(f"url {_shown(self.url)!r} is no address: {error}") from error
+        if parts.scheme not in ("http", "https") or not host or port == 0 or re.search(r"[\s\x00-\x1f\x7f]", self.url):
+            raise ConfigError(f"url {_shown(self.url)!r} is no address; it looks like http://localhost:8000/v1")
+        if "@" in parts.netloc or parts.query or parts.fragment:
             raise ConfigError(
-                f"the url of {parts.hostname} holds a name, password or query; give it without, and the "
+                f"the url of {host} holds a name, password or query; give it without, and the "
                 "key in an environment variable (key_variable)"
             )
         least = {"concurrency": 1, "attempts": 1, "top_logprobs": 0}
@@ -115,15 +149,26 @@ class ChatClient:
 
         self.endpoint = endpoint
         self._key = _key(endpoint.key_variable)
+        self._forms = sorted({self._key, quote(self._key, safe="")} - {""}, key=len, reverse=True)
+        self._secret = len(self._key) >= _SECRET or (len(self._key) > _SECRET // 2 and not self._key.isalpha())
+        self.url = self._told(endpoint.url.rstrip("/"))
+        """As it may be shown."""
         self._closed = threading.Event()
         self._wait = wait or self._closed.wait
         self._random = random.Random()
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=endpoint.timeout,
-            follow_redirects=False,  # the key goes to the host that the user named
-            limits=httpx.Limits(max_connections=endpoint.concurrency),
-        )
+        headers = {"Content-Type": "application/json"}
+        try:
+            self._client = httpx.Client(
+                headers=headers | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+                timeout=endpoint.timeout,
+                follow_redirects=False,  # the key goes to the host that the user named
+                limits=httpx.Limits(max_connections=endpoint.concurrency),
+            )
+        except (ValueError, ImportError, httpx.InvalidURL) as error:
+            raise ConfigError(
+                f"{self.url}: no connection can be made ({_shown(str(error))}); check the environment variables "
+                "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE"
+            ) from error
 
     def __enter__(self) -> ChatClient:
         return self
@@ -137,68 +182,90 @@ class ChatClient:
         self._client.close()
 
     def ask(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to one question, asked again where that may help.
+        """The answer to one question, cleaned, asked again where that may help.
 
-        Asked again: on 408, 409, 425, 429 and 5xx, broken connections, timeouts, and answers that are no JSON object.
+        Asked again: on 408, 409, 425, 429 and 5xx, broken connections, timeouts, and answers that are no JSON object;
+        after as long as the server asks for (Retry-After, up to ten minutes), else after .5 s, doubled each time up to
+        a minute, less up to a half by chance.
 
         Raises:
             GaveUpError: no answer in any attempt.
+            TurnedDownError: an error that may be of this question alone (400, 413, 414, 422, 451).
             RemoteError: an error that will not go away.
         """
         body = {"model": self.endpoint.model, **payload, **self.endpoint.extra}
-        reason = "closed"
+        content = json.dumps(body).encode("ascii")
+        reason, reached = "closed", False
         for attempt in range(1, self.endpoint.attempts + 1):
             if self._closed.is_set():
                 break
-            answer, reason, asked = self._attempt(body)
+            answer, reason, asked = self._attempt(content)
             if answer is not None:
                 return answer
+            reached = reached or reason.startswith("status")
             if attempt < self.endpoint.attempts:
                 seconds = self._pause(attempt, asked)
-                _LOG.info("%s: %s; attempt %d in %.1f s", self.endpoint.url, reason, attempt + 1, seconds)
+                level = logging.WARNING if seconds >= _TOLD_WAIT else logging.INFO
+                _LOG.log(level, "%s: %s; attempt %d in %.1f s", self.url, reason, attempt + 1, seconds)
                 self._wait(seconds)
-        raise GaveUpError(f"{self.endpoint.url}: no answer in {self.endpoint.attempts} attempts; the last: {reason}")
+        error = GaveUpError(f"{self.url}: no answer in {self.endpoint.attempts} attempts; the last: {reason}")
+        error.reached = reached
+        raise error
 
-    def _attempt(self, body: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str, float | None]:
+    def _attempt(self, body: bytes) -> tuple[dict[str, Any] | None, str, float | None]:
         """The answer, or why there is none yet and for how many seconds the server asks to be left alone."""
         import httpx
 
         try:
             with self._client.stream(
-                "POST", f"{self.endpoint.url.rstrip('/')}/chat/completions", json=body
+                "POST", f"{self.endpoint.url.rstrip('/')}/chat/completions", content=body
             ) as response:
                 content = self._content(response)
         except httpx.TimeoutException:
             return None, f"nothing came within {self.endpoint.timeout:g} s", None
         except (httpx.TransportError, httpx.DecodingError) as error:
             return None, self._told(str(error) or type(error).__name__), None
+        except httpx.InvalidURL as error:
+            raise RemoteError(f"{self.url}: no address: {self._told(str(error))}") from error
         except RuntimeError as error:
             if not self._closed.is_set():
                 raise
             return None, str(error), None
+        if response.status_code != 200:
+            return None, self._status(response, content), _retry_after(response.headers)
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            said = self._told(content[:_MAX_SHOWN].decode(errors="replace"))
+            return None, f"an answer that is no JSON object: {said!r}", None
+        cleaned: dict[str, Any] = clean_all(answer, self._hidden if self._secret else str)
+        return cleaned, "", None
+
+    def _status(self, response: httpx.Response, content: bytes) -> str:
+        """Why there is no answer yet, of a status that may pass.
+
+        Raises:
+            TurnedDownError, RemoteError: of one that will not.
+        """
         status = response.status_code
         if 300 <= status < 400:
             where = self._told(response.headers.get("location", "nowhere"))
             raise RemoteError(
-                f"{self.endpoint.url}: sends on to {where}; that is not followed, so that the key goes to "
+                f"{self.url}: sends on to {where}; that is not followed, so that the key goes to "
                 "no other host: give the right address as url"
             )
-        if status in (408, 409, 425, 429) or status >= 500:
-            return None, f"status {status}: {self._told(_message(content))}", _retry_after(response.headers)
-        if status >= 400:
-            remedy = _REMEDIES.get(status, "see what it says").replace("{url}", self.endpoint.url.rstrip("/"))
-            raise RemoteError(f"{self.endpoint.url}: status {status}: {self._told(_message(content))} ({remedy})")
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            return (
-                None,
-                f"an answer that is no JSON object: {self._told(content[:_SHOWN].decode(errors='replace'))!r}",
-                None,
-            )
-        return answer, "", None
+        message = _message(content)
+        said = f"status {status}: {self._told(message)}"
+        of_all = bool(_OF_ALL.search(content[:_MAX_SHOWN].decode(errors="replace")))
+        if (status in (408, 409, 425, 429) or status >= 500 or status < 300) and not (status == 429 and of_all):
+            return said
+        remedy = _REMEDIES.get(status, "see what it says").replace("{url}", self.url)
+        if of_all and status not in (401, 403):
+            remedy = _REMEDIES[404].replace("{url}", self.url) if "model" in message else _REMEDIES[400]
+        kind = TurnedDownError if status in _OF_THE_QUESTION and not of_all else RemoteError
+        raise kind(f"{self.url}: {said} ({remedy})")
 
     def _content(self, response: httpx.Response) -> bytes:
         """The body, whole, in time and of a reasonable size."""
@@ -210,9 +277,7 @@ class ChatClient:
             pieces.append(piece)
             size += len(piece)
             if size > _MAX_BODY:
-                raise RemoteError(
-                    f"{self.endpoint.url}: an answer of more than {_MAX_BODY >> 20} MiB; is this a chat endpoint?"
-                )
+                raise RemoteError(f"{self.url}: an answer of more than {_MAX_BODY >> 20} MiB; is this a chat endpoint?")
             if time.monotonic() - began > self.endpoint.timeout:
                 raise httpx.ReadTimeout("the answer came too slowly")
         return b"".join(pieces)
@@ -223,11 +288,23 @@ class ChatClient:
             return min(asked, _LONGEST_ASKED) + self._random.uniform(0, 1)
         return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1)) * self._random.uniform(0.5, 1)
 
+    def _hidden(self, text: str) -> str:
+        """Without the key, as it is and as a url writes it."""
+        for form in self._forms:
+            text = text.replace(form, "***")
+        return text
+
     def _told(self, text: str) -> str:
-        """A server's words fit for an error: without the key, on one line, not too long."""
-        text = text.replace(self._key, "***") if self._key else text
-        text = " ".join(text.split())
-        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        """A server's words fit for an error: without the key, passwords and queries of urls, on one line, not long."""
+        return _shown(self._hidden(clean(text)))
+
+
+def _shown(text: str) -> str:
+    """On one line, not too long, without what steers a terminal, and urls without passwords and queries."""
+    text = _QUERY.sub(r"\1?***", _USERINFO.sub("***@", " ".join(clean(text).split())))
+    if "://" not in text:  # `name:password@host` without a scheme
+        text = re.sub(r"^[^\s/@]+:[^\s/@]+@", "***@", text)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _key(variable: str | None) -> str:
@@ -245,10 +322,10 @@ def _key(variable: str | None) -> str:
 
 def _message(content: bytes) -> str:
     """What an error's body says: `error.message` (OpenAI), else `error`, `message` or `detail`, else all of it."""
-    text = content.decode(errors="replace")
+    text = content[:_MAX_SHOWN].decode(errors="replace")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     for name in ("error", "message", "detail"):
         if isinstance(value, dict) and value.get(name):

@@ -1,8 +1,13 @@
 """`RemoteBackend`: a model behind an OpenAI-compatible chat endpoint, asked by a few threads, within a budget.
 
-Answers come in the order of the questions, as soon as all before them are there. The distribution over labels is read
-from the log-probabilities of the first token where the endpoint gives them, else the label from the text; what cannot
-be read has a reason and no label.
+Answers come in the order of the questions, as soon as all before them are there. A label is read off the probabilities
+of the reply's first token, where the endpoint gives them and the labels hold at least half of it; else from the words
+of the reply; and where they do not say it, there is no label but a reason. A reply is one only if it came to its own
+end: what was cut off, filtered, left empty, or is nothing but reasoning or a call of a tool is none.
+
+One question may be turned down (a content filter, a prompt too long) and one may stay without an answer: such a row has
+its reason, and the others go on. When several in a row are turned down, a harmless question shows whether the endpoint
+answers at all; if not, everything ends.
 """
 
 from __future__ import annotations
@@ -21,20 +26,22 @@ import numpy as np
 
 from searchtune.errors import ConfigError
 from searchtune.models.backends import LabelReadings, LabelRow, Reply, check_labels
-from searchtune.models.endpoint import ChatClient, Endpoint, GaveUpError, RemoteError
+from searchtune.models.endpoint import ChatClient, Endpoint, GaveUpError, RemoteError, TurnedDownError
 from searchtune.models.generation import Sampling
+from searchtune.models.remote_reply import ReadRow, read_label, read_text
 from searchtune.prompts.chat import Conversation
-from searchtune.types import FloatArray64
-
-Parser = Callable[[str], str | None]
-"""From a reply to the label it means, or None."""
 
 _AHEAD = 4
 """Answers per thread that may wait for an earlier one."""
 _IN_A_ROW = 3
 """Questions without an answer, one after the other, after which the endpoint counts as out of order."""
-_LABEL_TOKENS = 8
-"""Length of a reply that holds a label, where it is read as text."""
+_TURNED_DOWN = 5
+"""Questions turned down one after the other, after which a harmless one is asked; twice as many the next time."""
+_HARMLESS = "Reply with the digit 1."
+READING = "2"
+"""Raised when replies are read by another rule: what was read by two of them is never mixed in one journal."""
+LABEL_TOKENS = 64
+"""Length of a reply that holds a label: enough for a few words around it, not for a thought before it."""
 
 
 class BudgetError(RemoteError):
@@ -78,13 +85,15 @@ class _Answer(NamedTuple):
     seconds: float
     came: bool = True
     """Whether anything was replied."""
+    refused: bool = False
+    """Whether the question was turned down for what it holds."""
 
 
 class RemoteBackend:
     """A model that answers from afar. Use it in a `with` statement, or `close` it.
 
-    `parser` reads a label from a reply's text where the endpoint gives no log-probabilities; without one the reply must
-    be the label itself. `wait` is called with the seconds between two attempts.
+    `label_tokens` bounds a reply that holds a label: a model that thinks first needs more. `wait` is called with the
+    seconds between two attempts.
 
     Raises:
         MissingExtraError: httpx is not installed.
@@ -96,18 +105,24 @@ class RemoteBackend:
         endpoint: Endpoint,
         *,
         budget: Budget | None = None,
-        parser: Parser | None = None,
+        label_tokens: int = LABEL_TOKENS,
         wait: Callable[[float], Any] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.budget = budget or Budget()
-        self.parser = parser
+        self.label_tokens = label_tokens
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self._client = ChatClient(endpoint, wait=wait)
+        self.url = self._client.url
+        """As it may be shown: without the key, where it is part of it."""
         self._lock = threading.Lock()
         self._answering: str | None = None
         self._unanswered = 0
+        self._refused, self._patience = 0, _TURNED_DOWN
+        self._sure = threading.Event()
+        """Not set while a harmless question is under way: nothing else is asked meanwhile."""
+        self._broken: RemoteError | None = None
 
     def __enter__(self) -> RemoteBackend:
         return self
@@ -121,8 +136,9 @@ class RemoteBackend:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        extra = json.dumps(dict(self.endpoint.extra), sort_keys=True, ensure_ascii=False)
-        return {"what": "remote", "model": self.endpoint.model, "extra": extra, "top": str(self.endpoint.top_logprobs)}
+        extra = json.dumps(dict(self.endpoint.extra), sort_keys=True)
+        found = {"what": "remote", "model": self.endpoint.model, "extra": extra, "reading": READING}
+        return found | {"top": str(self.endpoint.top_logprobs), "label_tokens": str(self.label_tokens)}
 
     @property
     def price(self) -> float:
@@ -130,10 +146,10 @@ class RemoteBackend:
         return self.budget.price(self.prompt_tokens, self.completion_tokens)
 
     def read_labels(self, conversations: Sequence[Conversation], labels: Sequence[str]) -> LabelReadings:
-        """The distribution over labels as the first token of each reply, white space around it left out.
+        """The distribution over labels as the beginning of each reply; see `remote_reply.read_label`.
 
-        Labels that are not among the likeliest tokens count as 0; their share is part of `outside`. Where there are no
-        log-probabilities all is on the label that the text says, and `outside` is NaN.
+        Labels that are not among the likeliest tokens count as 0; their share is part of `outside`. What was read from
+        words is all on one label, and its `outside` NaN.
 
         Raises:
             BudgetError, RemoteError: with what was read before in `done`, its other rows NaN.
@@ -141,10 +157,12 @@ class RemoteBackend:
         rows = np.full((len(conversations), len(labels)), np.nan)
         outside = np.full(len(conversations), np.nan)
         reasons: list[str | None] = ["not asked"] * len(conversations)
-        used = [0, 0]
+        used, refused, unanswered = [0, 0], set[int](), set[int]()
 
         def readings() -> LabelReadings:
-            return LabelReadings(rows, tuple(reasons), outside, *used)
+            return LabelReadings(
+                rows, tuple(reasons), outside, used[0], used[1], frozenset(refused), frozenset(unanswered)
+            )
 
         try:
             for one in self.stream_labels(conversations, labels):
@@ -152,6 +170,8 @@ class RemoteBackend:
                 used[1] += one.completion_tokens
                 outside[one.conversation], reasons[one.conversation] = one.outside, one.reason
                 rows[one.conversation] = np.nan if one.shares is None else one.shares
+                refused |= {one.conversation} if one.refused else set()
+                unanswered |= set() if one.answered else {one.conversation}
         except RemoteError as error:
             error.done = readings()
             raise
@@ -165,19 +185,31 @@ class RemoteBackend:
         """
         check_labels(labels)
         top = self.endpoint.top_logprobs
-        settings: dict[str, Any] = {"max_tokens": 1 if top and not self.parser else _LABEL_TOKENS, "temperature": 0}
+        settings: dict[str, Any] = {"max_tokens": self.label_tokens, "temperature": 0}
         if top:
             settings |= {"logprobs": True, "top_logprobs": top}
         before = time.perf_counter()
         for place, answer in self._answers([{"messages": _messages(c), **settings} for c in conversations]):
             now = time.perf_counter()
-            shares, outside, reason = self._label_row(answer, labels)
-            used = (answer.prompt_tokens, answer.completion_tokens)
-            yield LabelRow(place, shares, outside, reason, answer.came, *used, now - before)
+            read = ReadRow(None, math.nan, answer.reason)
+            if answer.reason is None:
+                read = read_label(answer.choice, labels)
+            yield LabelRow(
+                conversation=place,
+                shares=read.shares,
+                outside=read.outside,
+                reason=read.reason,
+                answered=answer.came or answer.refused,
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=answer.completion_tokens,
+                seconds=now - before,
+                refused=answer.refused,
+                source=read.source,
+            )
             before = now
 
     def complete(self, conversations: Sequence[Conversation], sampling: Sampling) -> Iterator[Reply]:
-        """Replies in order; each sample is a question of its own, with its own seed.
+        """Replies in order; each sample is a question of its own, with its own seed. One that is cut off is none.
 
         Raises:
             BudgetError, RemoteError: after all replies that were there by then.
@@ -191,17 +223,18 @@ class RemoteBackend:
             for sample in range(sampling.samples)
         ]
         for place, answer in self._answers(questions):
-            text, reason = _text(answer)
-            cut = answer.choice.get("finish_reason") == "length"
+            text, reason = read_text(answer.choice) if answer.reason is None else (None, answer.reason)
             yield Reply(
                 conversation=place // sampling.samples,
                 sample=place % sampling.samples,
                 text=text,
                 reason=reason,
-                finish=None if text is None else "length" if cut else "stop",
+                finish=None if text is None else "stop",
                 prompt_tokens=answer.prompt_tokens,
                 completion_tokens=answer.completion_tokens,
                 seconds=answer.seconds,
+                settled=text is None and answer.came,
+                refused=answer.refused,
             )
 
     def _answers(self, questions: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, _Answer]]:
@@ -211,6 +244,8 @@ class RemoteBackend:
         what is there by then comes, and then the error.
         """
         asking = _Asking(self._answer)
+        self._broken = None
+        self._sure.set()
         pool = ThreadPoolExecutor(self.endpoint.concurrency, thread_name_prefix="remote")
         waiting: deque[tuple[int, Future[_Answer | None]]] = deque()
         feed = iter(enumerate(questions))
@@ -229,7 +264,7 @@ class RemoteBackend:
                 place, future = waiting.popleft()
                 answer = asking.result(future)
                 if answer is not None:
-                    done += 1
+                    done += answer.came
                     yield place, answer
         finally:
             asking.ended = True
@@ -245,6 +280,9 @@ class RemoteBackend:
             BudgetError: the budget is spent, so the question was not asked.
             RemoteError: an error that will not go away, or too many questions without answer.
         """
+        self._sure.wait()
+        if self._broken is not None:
+            raise self._broken
         self._check_budget()
         began = time.perf_counter()
         try:
@@ -252,9 +290,13 @@ class RemoteBackend:
         except GaveUpError as error:
             with self._lock:
                 self._unanswered += 1
-                if self._answering is None or self._unanswered >= _IN_A_ROW:
+                nobody = self._answering is None and not error.reached
+                if nobody or self._unanswered >= _IN_A_ROW:
                     raise RemoteError(f"{error}; see that it runs, and run again") from error
             return _Answer({}, str(error), 0, 0, time.perf_counter() - began, came=False)
+        except TurnedDownError as error:
+            self._see_that_others_are_answered(question, error)
+            return _Answer({}, str(error), 0, 0, time.perf_counter() - began, came=False, refused=True)
         prompt_tokens, completion_tokens = self._count(answer)
         choices = answer.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
@@ -266,6 +308,28 @@ class RemoteBackend:
             completion_tokens=completion_tokens,
             seconds=time.perf_counter() - began,
         )
+
+    def _see_that_others_are_answered(self, question: Mapping[str, Any], error: RemoteError) -> None:
+        """Ask something harmless under the same settings when several questions in a row were turned down.
+
+        Raises:
+            RemoteError: that is not answered either.
+        """
+        with self._lock:
+            self._refused += 1
+            if self._refused < self._patience:
+                return
+            count, self._refused, self._patience = self._refused, 0, 2 * self._patience
+            self._sure.clear()
+        try:
+            answer = self._client.ask({**question, "messages": [{"role": "user", "content": _HARMLESS}]})
+        except RemoteError as also:
+            asked = f"; {count} questions in a row were turned down, and a harmless one too"
+            self._broken = RemoteError(f"{error}{asked}")
+            raise self._broken from also
+        finally:
+            self._sure.set()
+        self._count(answer)
 
     def _check_budget(self) -> None:
         budget, tokens = self.budget, self.prompt_tokens + self.completion_tokens
@@ -282,44 +346,20 @@ class RemoteBackend:
         known = [count if isinstance(count, int) and count >= 0 else None for count in tokens]
         limited = self.budget.max_tokens is not None or self.budget.max_price is not None
         if limited and None in known:
-            raise RemoteError(f"{self.endpoint.url}: answers do not say their tokens (usage): no budget is kept")
+            raise RemoteError(f"{self.url}: answers do not say their tokens (usage): no budget is kept")
         prompt_tokens, completion_tokens = (count or 0 for count in known)
         model = str(answer.get("model") or self.endpoint.model)
         with self._lock:
             self.prompt_tokens += prompt_tokens
             self.completion_tokens += completion_tokens
-            self._unanswered = 0
+            self._unanswered = self._refused = 0
             before, self._answering = self._answering, self._answering or model
         if before not in (None, model):
             raise RemoteError(
-                f"{self.endpoint.url}: {before!r} answered first and now {model!r}: that would mix two models; "
+                f"{self.url}: {before!r} answered first and now {model!r}: that would mix two models; "
                 f"name one that stays the same instead of {self.endpoint.model!r}"
             )
         return prompt_tokens, completion_tokens
-
-    def _label_row(self, answer: _Answer, labels: Sequence[str]) -> tuple[FloatArray64 | None, float, str | None]:
-        """Probabilities of the labels or None, the share of all others, and why there are none."""
-        if answer.reason is not None:
-            return None, math.nan, answer.reason
-        likeliest = _likeliest(answer.choice)
-        if likeliest:
-            shares = np.zeros(len(labels))
-            for token, share in likeliest:
-                if token.strip() in labels:
-                    shares[labels.index(token.strip())] += share
-            if shares.sum() > 0:
-                return shares / shares.sum(), max(0.0, 1 - float(shares.sum())), None
-            said = ", ".join(repr(token) for token, _ in likeliest[:5])
-            return None, 1.0, f"no label among the {len(likeliest)} likeliest tokens: {said}"
-        text, reason = _text(answer)
-        if text is None:
-            return None, math.nan, reason
-        label = self.parser(text) if self.parser else text.strip()
-        if label not in labels:
-            return None, math.nan, f"no label in the reply {text[:80]!r}"
-        row = np.zeros(len(labels))
-        row[labels.index(label)] = 1.0
-        return row, math.nan, None
 
 
 class _Asking:
@@ -356,25 +396,3 @@ class _Asking:
 
 def _messages(conversation: Conversation) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in conversation]
-
-
-def _text(answer: _Answer) -> tuple[str | None, str | None]:
-    """The reply's text, or None and why."""
-    if answer.reason is not None:
-        return None, answer.reason
-    message = answer.choice.get("message")
-    message = message if isinstance(message, dict) else {}
-    if answer.choice.get("finish_reason") == "content_filter" or message.get("refusal"):
-        return None, f"refused: {str(message.get('refusal') or 'content filter')[:200]}"
-    text = message.get("content")
-    return (text, None) if isinstance(text, str) else (None, "the answer has no text")
-
-
-def _likeliest(choice: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The first token's alternatives with their probabilities; empty where they are not given or not readable."""
-    try:
-        first = choice["logprobs"]["content"][0]["top_logprobs"]
-        found = [(str(entry["token"]), math.exp(float(entry["logprob"]))) for entry in first]
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
-        return []
-    return found if all(math.isfinite(share) for _, share in found) else []

@@ -12,7 +12,7 @@ import numpy as np
 
 from searchtune.data.coverage import coverages
 from searchtune.metrics.abstention import DEFAULT_RULE, AbstentionRule
-from searchtune.models.backends import Backend
+from searchtune.models.backends import Backend, spoken_reply
 from searchtune.models.generation import Sampling
 from searchtune.prompts.answer import ABSTENTION, LABELS, AnswerPrompt, citations_outside, parse_answer
 from searchtune.types import Answer
@@ -39,6 +39,10 @@ class AnswerRow(NamedTuple):
     completion_tokens: int
     seconds: float
     """For questions that were asked together, each one's share."""
+    settled: bool = False
+    """Where there is no answer: whether a reply came that cannot be used, so that asking again would not help."""
+    refused: bool = False
+    """Whether the question was turned down for what it and its passages hold."""
 
 
 class _Judged(NamedTuple):
@@ -50,6 +54,8 @@ class _Judged(NamedTuple):
     reasons: Sequence[str | None]
     tokens: tuple[int, int]
     seconds: float
+    refused: frozenset[int] = frozenset()
+    unanswered: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -94,21 +100,24 @@ class LlmAnswerer:
             else:
                 answer = _ABSTAINED if decided == 0 else None
                 likely, reason = read.likelihood[place], read.reasons[place]
-                yield AnswerRow(place, answer, likely, 0, False, reason, *read.tokens, read.seconds)
+                marks = (place not in read.unanswered, place in read.refused)
+                yield AnswerRow(place, answer, likely, 0, False, reason, *read.tokens, read.seconds, *marks)
         asked = [self.prompt.write(questions[place], passages[place]) for place in writing]
         for reply in self.backend.complete(asked, Sampling(max_new_tokens=self.max_new_tokens)):
             place = writing[reply.conversation]
-            text, count = reply.text, len(passages[place])
+            (text, reason), count = spoken_reply(reply), len(passages[place])
             yield AnswerRow(
                 question=place,
                 answer=None if text is None else parse_answer(text, count),
                 answerable=read.likelihood[place],
                 outside=0 if text is None else citations_outside(text, count),
                 cut=reply.finish == "length",
-                reason=reply.reason,
+                reason=reason,
                 prompt_tokens=reply.prompt_tokens + read.tokens[0],
                 completion_tokens=reply.completion_tokens + read.tokens[1],
                 seconds=reply.seconds + read.seconds,
+                settled=reply.settled or reply.text is not None,
+                refused=reply.refused,
             )
 
     def _judged(self, questions: Sequence[str], passages: Sequence[Sequence[str]]) -> _Judged:
@@ -123,4 +132,5 @@ class LlmAnswerer:
         decided = np.where(np.isnan(likelihood), -1, likelihood >= self.rule.threshold).astype(int)
         used = (round(readings.prompt_tokens / count), round(readings.completion_tokens / count))
         seconds = (time.perf_counter() - began) / count
-        return _Judged(likelihood.tolist(), decided.tolist(), readings.reasons, used, seconds)
+        marks = (readings.refused, readings.unanswered)
+        return _Judged(likelihood.tolist(), decided.tolist(), readings.reasons, used, seconds, *marks)

@@ -44,8 +44,13 @@ def read_grades(
         np.array([number[query] for query in queries], dtype=np.int64),
     )
     rows = grade_shares(told.shares, len(prompt.rubric.labels), prompt.rubric.min_grade)
-    reasons = tuple("the model's numbers are not finite" if np.isnan(row).any() else None for row in rows)
-    return LabelReadings(rows, reasons, np.full(len(rows), np.nan), told.prompt_tokens, told.completion_tokens)
+    reasons = tuple(
+        "too long: the query leaves no room for a passage" if i in told.long
+        else "the model's numbers are not finite" if np.isnan(row).any() else None
+        for i, row in enumerate(rows)
+    )  # fmt: skip
+    outside = np.full(len(rows), np.nan)
+    return LabelReadings(rows, reasons, outside, told.prompt_tokens, told.completion_tokens, told.long)
 
 
 class Told(NamedTuple):
@@ -55,6 +60,8 @@ class Told(NamedTuple):
     """Of each query's information. Shape: (pairs,)."""
     prompt_tokens: int
     completion_tokens: int
+    long: frozenset[int]
+    """Pairs that were not read because their query is too long."""
 
 
 def read_told(
@@ -66,7 +73,9 @@ def read_told(
     """
     found = backend.log_likelihoods([*given, *bare])
     alone = found.values[len(given) :][queries]  # (pairs,)
-    return Told(told_shares(found.values[: len(given)], alone), found.prompt_tokens, found.completion_tokens)
+    long = frozenset(i for i, query in enumerate(queries.tolist()) if {i, len(given) + query} & found.long)
+    shares = told_shares(found.values[: len(given)], alone)
+    return Told(shares, found.prompt_tokens, found.completion_tokens, long)
 
 
 class LlmJudge:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from searchtune.models.backends import Backend
+from searchtune.models.backends import Backend, spoken_reply
 from searchtune.models.generation import Sampling
 from searchtune.prompts.rewrite import RewritePrompt, parse_rewrite
 from searchtune.types import Turn
@@ -19,11 +19,15 @@ class Rewritten(NamedTuple):
     query: str
     """The utterance itself where the model said nothing."""
     reason: str | None
-    """Why no reply came at all, so that asking again may help; None where one came."""
+    """Why there is no rewrite; None where there is one."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float
     """For turns that are rewritten together, each one's share."""
+    settled: bool = False
+    """Where there is no rewrite: whether a reply came that cannot be used, so that asking again would not help."""
+    refused: bool = False
+    """Whether the turn was turned down for what it holds."""
 
     @property
     def tokens(self) -> int:
@@ -46,13 +50,16 @@ class LlmRewriter:
         conversations = [self.prompt.conversation(turn) for turn in turns]
         for reply in self.backend.complete(conversations, self._sampling()):
             utterance = turns[reply.conversation].utterance
+            said = spoken_reply(reply)
             yield Rewritten(
                 turn=reply.conversation,
-                query=parse_rewrite(reply.text or "", utterance),
-                reason=None if reply.text is not None else reply.reason or "no reply",
+                query=parse_rewrite(said.text or "", utterance),
+                reason=said.reason,
                 prompt_tokens=reply.prompt_tokens,
                 completion_tokens=reply.completion_tokens,
                 seconds=reply.seconds,
+                settled=reply.settled or reply.text is not None,
+                refused=reply.refused,
             )
 
     def candidates(self, turns: Sequence[Turn], samples: int, temperature: float, seed: int) -> list[list[str]]:
@@ -65,9 +72,10 @@ class LlmRewriter:
         conversations = [self.prompt.conversation(turn) for turn in turns]
         drawing = self._sampling(samples=samples, temperature=temperature, seed=seed)
         for reply in self.backend.complete(conversations, drawing):
-            if reply.text is None:
+            said = spoken_reply(reply)
+            if said.text is None:
                 continue
-            query = parse_rewrite(reply.text, turns[reply.conversation].utterance)
+            query = parse_rewrite(said.text, turns[reply.conversation].utterance)
             if query not in found[reply.conversation]:
                 found[reply.conversation].append(query)
         return found

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.prompts.chat import Conversation, Message, Part, Passage
 from searchtune.prompts.fences import draw_nonce, fence, harmless
+from searchtune.prompts.reply_text import spoken
 from searchtune.types import Answer
 
 Style = Literal["brief", "full"]
@@ -202,7 +203,7 @@ def _cited(text: str) -> list[int]:
 
 def _unwrapped(text: str) -> tuple[str, list[int], bool]:
     """Text, listed citations and abstention of a reply; of JSON that was cut off, the text as far as it goes."""
-    plain = re.sub(r"<think(?:ing)?>.*?</think(?:ing)?>", "", text, flags=re.DOTALL | re.IGNORECASE).strip()
+    plain = spoken(text).text or ""
     if fenced := re.fullmatch(r"```\w*\n(.*?)\n?```", plain, re.DOTALL):
         plain = fenced[1].strip()
     if not plain.startswith("{"):

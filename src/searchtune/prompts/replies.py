@@ -1,8 +1,9 @@
-"""Reading a grade from what a judge wrote. What cannot be read without a guess is no grade, and never grade 0.
+"""Reading a label, such as a judge's grade, from what was written. What cannot be read without a guess is no label.
 
-Read are: the label alone (`2`, `**Yes.**`); the label with a reason behind it (`2: it says ...`) or on a last line of
-its own; `Grade: 2`, `##final score: 2`, `relevance is 2/3`; JSON with such a key. A reply that names two grades, a
-number that is no grade, or none, is unreadable, with the reason. A part in `<think>` tags is left out.
+Read are: the label alone (`2`, `**Yes.**`, `three`); the label with a reason behind it (`2: it says ...`) or on a last
+line of its own; `Grade: 2`, `##final score: 2`, `relevance is 2/3`, `<grade>2</grade>`, a box of TeX; JSON with such a
+key. Reasoning is left out (see `reply_text.spoken`). A reply that names two labels, a number that is none, or no label
+at all is unreadable, with the reason, and never grade 0.
 """
 
 from __future__ import annotations
@@ -10,35 +11,53 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from searchtune.prompts.reply_text import spoken
 from searchtune.prompts.rubrics import Rubric
 
+MIN_LABEL_SHARE = 0.5
+"""A label is read off a model's probabilities where all labels together hold at least this share of them as the next
+token: from there on a label is what the model would rather say than anything else. Less is what other replies, such as
+`**2**` or a thought, leave over, and says little once it is scaled up to 1."""
 _LONGEST = 50_000
 """Characters: a longer reply was asked for a grade and gave a book."""
 _MOST_OBJECTS = 20
 _SHOWN = 60
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _KEYS = {"grade", "score", "rating", "relevance", "label", "answer", "verdict", "judgment", "judgement", "o"}
 """Last words of keys that hold a grade: `final score` does. `O` is the overall score of UMBRELA's forerunner."""
 _WORD = r"(?:grade|score|rating|relevance|label|answer|verdict|judge?ment)"
 _VALUE = r"[-+]?\d+(?:[.,]\d+)?|[^\W\d_]+"
-_DRESS = r"[\s*_`\"'(\[#]*"
-"""What may stand before a value: quotes, stars of Markdown, brackets."""
+_DRESS = r"[\s*_~`$\"'(\[#]*"
+"""What may stand before a value: quotes, stars of Markdown, brackets, signs of TeX."""
 _MARKED = re.compile(
-    rf"(?P<final>\b(?:final|overall)[\s_]+)?\b{_WORD}(?:\s*\([^)\n]{{0,40}}\))?[\s*_`\"')]*(?:\b(?:is|of)\b|[:=]|->)"
+    rf"(?P<final>\b(?:final|overall)[\s_]+)?\b{_WORD}(?:\s*\([^)\n]{{0,40}}\))?[\s*_`\"')]*(?:\b(?:is|of)\b|[:=|]|->|=>|\u2192)"
     rf"{_DRESS}(?P<value>{_VALUE})(?=(?P<rest>[^\n]{{0,24}}))",
     re.IGNORECASE,
 )
 _FIRST = re.compile(
     rf"(?:[-*\u2022]\s+)?{_DRESS}(?:{_WORD}\s+)?(?P<value>{_VALUE})(?=(?P<rest>[^\n]{{0,24}}))", re.IGNORECASE
 )
-_CLOSED = re.compile(r"[*_`\"')\]]*\s*(?:[.,;:!|})]|[-\u2013\u2014]+\s|because\b|since\b|$)", re.IGNORECASE)
+_CLOSED = re.compile(r"[*_~`$\"')\]]*\s*(?:[.,;:!|})(<]|[-\u2013\u2014]+\s|because\b|since\b|$)", re.IGNORECASE)
 """What follows a value that is meant as one: the end, a mark, or a reason."""
-_RANGE = re.compile(r"[*_`\"')\]]*\s*(?:%|\.\.|(?:[-\u2013,.&~]|or\b|to\b|and\b)\s*[-+]?\d)", re.IGNORECASE)
+_RANGE = re.compile(r"[*_~`$\"')\]]*\s*(?:%|\.\.|(?:[-\u2013,.&~]|or\b|to\b|and\b)\s*[-+]?\d)", re.IGNORECASE)
 _NEXT = re.compile(r"\W*(?:(?:or|and|to)\b\W*)?(\w+)", re.IGNORECASE)
-_OUT_OF = re.compile(r"[*_`\"')\]]*\s*(?:/|out\s+of\b|of\b)\s*(\d+)", re.IGNORECASE)
+_OUT_OF = re.compile(r"[*_~`$\"')\]]*\s*(?:/|out\s+of\b|of\b)\s*(\d+)", re.IGNORECASE)
+_TAG = re.compile(
+    rf"<(?P<tag>(?P<final>final[_-]?)?(?:\w{{1,20}}[_-])?{_WORD})>(?P<value>[^<]{{0,80}})</(?P=tag)>", re.IGNORECASE
+)
+_BOXED = re.compile(r"\\boxed\s*\{(?:\s*\\(?:text|mathrm|mathbf)\s*\{)?(?P<value>[^{}]{0,80})\}")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+class ReadLabel(NamedTuple):
+    """A label, or why there is none: one of the two is None."""
+
+    label: str | None
+    reason: str | None
+    other: bool = False
+    """Whether there is none because the reply says something else: several, a number that is none, one unclear."""
 
 
 class ReadGrade(NamedTuple):
@@ -57,32 +76,57 @@ def parse_grade(text: str, rubric: Rubric) -> ReadGrade:
     >>> parse_grade("2 or 3", UMBRELA).reason
     'no single grade in the reply: 2 or 3'
     """
-    plain = _THOUGHT.sub(" ", unicodedata.normalize("NFKC", text[: _LONGEST + 1])).strip()
-    if unread := _unread(text, plain):
-        return ReadGrade(None, unread)
-    objects, rest = _cut_objects(plain)
-    found = [*_in_json(objects), *_marked(rest, rubric)] or _alone(plain, rubric)
-    if not found:
-        return ReadGrade(None, f"no grade in the reply: {_short(plain)}")
-    if len(set(found)) > 1 or found[0] is None:
-        return ReadGrade(None, f"no single grade in the reply: {_short(plain)}")
-    grade = _grades(rubric).get(found[0])
-    if grade is None:
-        return ReadGrade(None, f"grade {found[0]!r} is not one of {', '.join(rubric.labels)}: {_short(plain)}")
-    return ReadGrade(grade, None)
+    label, reason, _ = parse_label(text, rubric.labels)
+    return ReadGrade(None if label is None else rubric.labels.index(label), reason)
 
 
-def _unread(text: str, plain: str) -> str | None:
-    """Why a reply needs no reading, or None."""
+def parse_label(text: str, labels: Sequence[str]) -> ReadLabel:
+    """The label that a reply gives; grades from 0 up may be in words (`three`) and out of the highest (`3/3`)."""
     if len(text) > _LONGEST:
-        return f"a reply of {len(text):,} characters instead of a grade"
-    if re.search(r"</?think", plain, re.IGNORECASE):
-        return "the reply ends within its reasoning"
-    return None if plain else "empty reply"
+        return ReadLabel(None, f"a reply of {len(text):,} characters instead of a grade")
+    said, reason = spoken(text)
+    plain = unicodedata.normalize("NFKC", said or "").strip()
+    if not plain:
+        return ReadLabel(None, reason or "empty reply")
+    scale = _Scale(labels)
+    objects, rest = _cut_objects(plain)
+    found = [*_in_json(objects, scale), *_marked(rest, scale)]
+    finals = [one for one in found if one.final]
+    found = finals or [*found, *_alone(plain, scale, whole=bool(found))]
+    values = {scale.written(one.value) for one in found}
+    if not values:
+        return ReadLabel(None, f"no grade in the reply: {_short(plain)}")
+    value = values.pop()
+    if values or value is None:
+        return ReadLabel(None, f"no single grade in the reply: {_short(plain)}", other=True)
+    if value not in scale.labels:
+        known = ", ".join(labels)
+        return ReadLabel(None, f"grade {value!r} is not one of {known}: {_short(plain)}", other=True)
+    return ReadLabel(scale.labels[value], None)
 
 
-def _grades(rubric: Rubric) -> dict[str, int]:
-    return {label.casefold(): grade for grade, label in enumerate(rubric.labels)}
+class _Scale:
+    """The labels as replies may write them: in any case, and digits from 0 up also as words."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = {label.casefold(): label for label in labels}
+        self.top = str(len(labels) - 1)
+        digits = list(self.labels) == [str(i) for i in range(len(labels))]
+        self._words = dict(zip(_NUMBERS, map(str, range(len(labels))), strict=False)) if digits else {}
+
+    def written(self, value: str | None) -> str | None:
+        """A value with number words as digits."""
+        return value if value is None else self._words.get(value, value)
+
+    def __contains__(self, value: str) -> bool:
+        return self.written(value) in self.labels
+
+
+class _Found(NamedTuple):
+    """A value that stands where a label may; None for one of unclear meaning."""
+
+    value: str | None
+    final: bool = False
 
 
 def _short(text: str) -> str:
@@ -102,18 +146,21 @@ def _cut_objects(text: str) -> tuple[list[Any], str]:
             value, end = decoder.raw_decode(text, start)
             objects.append(value)
         except (ValueError, RecursionError):
-            end = start + 1
-            rest += text[start:end]
+            rest += text[place : start + 1]
+            place = start + 1
+            continue
         rest += text[place:start]
         place = end
     return objects, rest + text[place:]
 
 
-def _in_json(objects: list[Any]) -> list[str | None]:
-    """The values of keys that hold a grade; of keys that name a final one alone, where there are any."""
-    named = [pair for value in objects for pair in _pairs(value)]
-    final = [value for words, value in named if words[0] in ("final", "overall")]
-    return [_plain_value(value) for value in final or [value for _, value in named]]
+def _in_json(objects: list[Any], scale: _Scale) -> list[_Found]:
+    """The values of keys that hold a grade."""
+    found = []
+    for words, value in (pair for one in objects for pair in _pairs(one)):
+        said = _inner(value, scale).value if isinstance(value, str) else None
+        found.append(_Found(said or _plain_value(value), words[0] in ("final", "overall")))
+    return found
 
 
 def _pairs(value: Any) -> Iterator[tuple[list[str], Any]]:
@@ -136,37 +183,48 @@ def _plain_value(value: Any) -> str | None:
     return _number(str(value).strip().casefold()) if isinstance(value, int | float | str) else None
 
 
-def _marked(text: str, rubric: Rubric) -> list[str | None]:
-    """The values behind words such as `grade:`; of final ones alone, where there are any. None for an unclear one."""
-    marks = list(_MARKED.finditer(text))
-    read = [(bool(mark["final"]), _value(mark, rubric)) for mark in marks]
-    known = [(final, value[0]) for final, value in read if value]
-    final_ones = [value for final, value in known if final]
-    return final_ones or [value for _, value in known]
+def _marked(text: str, scale: _Scale) -> list[_Found]:
+    """The values behind words such as `grade:`, in tags of such names, and in boxes."""
+    found = []
+    for mark in _MARKED.finditer(text):
+        if value := _value(mark, scale):
+            found.append(_Found(value[0], bool(mark["final"])))
+    for mark in _TAG.finditer(text):
+        inner = _inner(mark["value"], scale)
+        found.append(inner._replace(final=bool(mark["final"]) or mark["tag"].casefold() == "answer"))
+    return [*found, *(_inner(mark["value"], scale)._replace(final=True) for mark in _BOXED.finditer(text))]
 
 
-def _alone(text: str, rubric: Rubric) -> list[str | None]:
-    """The label that begins the reply, and the one that is its last line."""
+def _inner(text: str, scale: _Scale) -> _Found:
+    """What stands in a tag or a box: a value alone, or something unclear."""
+    alone = _FIRST.match(text.strip())
+    value = _value(alone, scale) if alone else None
+    return _Found(None if value is None else value[0])
+
+
+def _alone(text: str, scale: _Scale, *, whole: bool) -> list[_Found]:
+    """The label that begins the reply, and the one that is its last line; only those that are a line if `whole`."""
     lines = [line for line in text.splitlines() if line.strip()]
-    found: list[str | None] = []
-    if (first := _FIRST.match(lines[0])) and (value := _value(first, rubric)):
-        found.append(value[0])
-    last = _FIRST.fullmatch(lines[-1].rstrip(" *_`\"')].!"))
-    if last and len(lines) > 1 and (value := _value(last, rubric)):
-        found.append(value[0])
+    found: list[_Found] = []
+    for place in (0, -1) if len(lines) > 1 else (0,):
+        line = lines[place]
+        match = _FIRST.fullmatch(line.rstrip(" *_`\"')].!")) if whole or place else _FIRST.match(line)
+        if match and (value := _value(match, scale)):
+            found.append(_Found(value[0]))
     return found
 
 
-def _value(match: re.Match[str], rubric: Rubric) -> tuple[str | None] | None:
+def _value(match: re.Match[str], scale: _Scale) -> tuple[str | None] | None:
     """The value of a match, (None,) where it is a number of unclear meaning; None where it is just a word."""
-    grades, rest = _grades(rubric), match["rest"]
+    rest = match["rest"]
     value = _number(match["value"].casefold())
-    if value not in grades and not value[-1].isdigit():
+    if value not in scale and not value[-1].isdigit():
         return None
     if over := _OUT_OF.match(rest):
-        return (value if over[1] == str(rubric.top) and value in grades else f"{value}/{over[1]}",)
+        return (value if over[1] == scale.top and value in scale else f"{value}/{over[1]}",)
     following = _NEXT.match(rest)
-    other = following is not None and following[1].casefold() in grades and following[1].casefold() != value
+    after = None if following is None else following[1].casefold()
+    other = after is not None and after in scale and scale.written(after) != scale.written(value)
     if other or (value[-1].isdigit() and _RANGE.match(rest)):
         return (None,)
     if _CLOSED.match(rest):

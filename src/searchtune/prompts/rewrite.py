@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.prompts.chat import Conversation, Message, Part, Passage
+from searchtune.prompts.reply_text import spoken
 from searchtune.types import Turn
 
 Style = Literal["short", "search", "full"]
@@ -105,9 +106,9 @@ class RewritePrompt:
 def parse_rewrite(reply: str, utterance: str) -> str:
     """The query in a rewriter's reply: its first line, without a label such as `Rewrite:` and without quotes around it.
 
-    Where no word is left, the utterance itself.
+    Reasoning is left out. Where no word is left, the utterance itself.
     """
-    lines = [line.strip() for line in reply.strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in (spoken(reply).text or "").splitlines() if line.strip()]
     for line in lines:
         query = _unquoted(_LABEL.sub("", line).strip())
         if any(char.isalnum() for char in query):

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from searchtune.clean_text import clean
 from searchtune.data.answering import (
     AnswerExample,
     AnswerSet,
@@ -44,31 +45,38 @@ from searchtune.types import Answer
 from searchtune.workflows.open_answerer import OpenAnswerer
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import now, versions
+from searchtune.workflows.refused import RefusedRows
+
+if TYPE_CHECKING:
+    from searchtune.pipeline.answering import AnswerRow
 
 JOB_FILE, ANSWERS_FILE, QUESTIONS_FILE = "job.json", "answers.jsonl", "questions.jsonl"
 _FIRST, _MOST, _SECONDS = 8, 256, 20.0
 """Questions that are put to a model together: first so many, then as many as take so long, up to a limit. A model in
 this process answers them at once, so a kill takes their answers with it."""
 _DIGITS = 6
+_UNANSWERED = "no reply came; run the job again to ask it again"
 Price = Callable[[int, int], float]
 """Prompt and completion tokens -> what they cost."""
 
 
 @dataclass(frozen=True)
 class AnswerJob:
-    """A finished job. `answers` are parallel to the questions, None where no reply could be had."""
+    """A finished job. `answers` and `reasons` are parallel to the questions; one of the two is None for each."""
 
     folder: Path
     questions: AnswerSet
     answers: tuple[Answer | None, ...]
     likelihood: tuple[float, ...]
     """How likely each question was answerable from its passages; NaN where that is not read, or no reply was had."""
+    reasons: tuple[str | None, ...]
+    """Why there is no answer: none came, or what came is none."""
     facts: dict[str, Any]
     """What `job.json` says."""
 
     @property
     def missing(self) -> int:
-        """Questions without a reply."""
+        """Questions without an answer."""
         return sum(answer is None for answer in self.answers)
 
 
@@ -119,6 +127,7 @@ def run_answers(
     Raises:
         ConfigError: `out` holds the journal of another job.
         DataError: there is no question.
+        ModelError: no question was ever answered.
         SearchtuneError: whatever stopped a remote model, such as a budget; what it said before is kept.
     """
     if not len(questions):
@@ -127,7 +136,7 @@ def run_answers(
     header = _header(answerer, questions, seed)
     marked = answerer.under(answerer.prompt.under(header["prompt"]["nonce"]), answerer.rule)
     with Journal(out / JOURNAL_FILE, header) as journal:
-        asked, unanswered = _ask(marked, questions.examples, journal, price, progress)
+        asked, rows = _ask(marked, questions.examples, journal, price, progress)
         facts = {
             "answerer": answerer.name,
             **header,
@@ -138,10 +147,10 @@ def run_answers(
             "versions": versions(),
             "finished": now(),
         }
-    if unanswered:
+    if rows.unanswered:
         progress.note(
-            f"{len(unanswered):,} questions had no answer (the last: {unanswered[-1]}); run the job again to ask them "
-            "again"
+            f"{len(rows.unanswered):,} questions had no answer (the last: {rows.unanswered[-1]}); run the job again to "
+            "ask them again"
         )
     write_questions(out / QUESTIONS_FILE, questions)
     write_json(out / JOB_FILE, facts)
@@ -161,12 +170,17 @@ def open_answers_job(folder: Path | str) -> AnswerJob:
     questions = read_answers(folder / QUESTIONS_FILE)
     journal = JournalView(folder / JOURNAL_FILE)
     values = [journal.get(_key(one)) for one in questions.examples]
+    reasons = tuple(_UNANSWERED if value is None else _text(value.get("reason")) for value in values)
     answers = tuple(
-        None if value is None else Answer(value["text"], tuple(value["citations"]), value["abstained"])
-        for value in values
+        None if value is None or reason else Answer(clean(value["text"]), tuple(value["citations"]), value["abstained"])
+        for value, reason in zip(values, reasons, strict=True)
     )
     likely = tuple(math.nan if value is None or value["p"] is None else float(value["p"]) for value in values)
-    return AnswerJob(folder, questions, answers, likely, facts)
+    return AnswerJob(folder, questions, answers, likely, reasons, facts)
+
+
+def _text(reason: object) -> str | None:
+    return clean(str(reason)) if reason else None
 
 
 def _ask(
@@ -175,28 +189,32 @@ def _ask(
     journal: Journal,
     price: Price | None,
     progress: Progress,
-) -> tuple[int, list[str]]:
-    """Ask what the journal does not hold; how many questions were put, and why some had no answer."""
+) -> tuple[int, RefusedRows]:
+    """Ask what the journal does not hold; how many questions were put, and which had no answer."""
     waiting = list({_key(one): one for one in examples if _key(one) not in journal}.values())
     known = len({_key(one) for one in examples}) - len(waiting)
+    rows = RefusedRows(journal, answerer.name)
     if not waiting:
-        return 0, []
+        return 0, rows
     progress.stage("answering" + (f" ({known:,} questions are in the journal)" if known else ""))
     began, done, spent = time.monotonic(), 0, 0.0
-    unanswered: list[str] = []
     for window in _windows(waiting):
-        for key, value, reason in _answered(answerer, window, price):
+        for key, value, row in _answered(answerer, window, price):
             spent += value["cost"] or 0.0
-            if reason is None:
-                journal.append(key, value)
+            if row.answer is None and not (row.settled or row.refused):
+                rows.unanswered.append(str(value["reason"]))
+            elif row.refused:
+                rows.add(key, value, str(value["reason"]))
             else:
-                unanswered.append(reason)
+                rows.answered()
+                journal.append(key, value)
         journal.flush()
         done += len(window)
         pace = done / max(time.monotonic() - began, 1e-3)
         told = "" if price is None else f", {spent:.2f} spent"
         progress.step(known + done, known + len(waiting), f"{pace:.2f} questions/s{told}")
-    return done, unanswered
+    rows.settle()
+    return done, rows
 
 
 def _windows(waiting: Sequence[AnswerExample]) -> Iterator[Sequence[AnswerExample]]:
@@ -212,8 +230,8 @@ def _windows(waiting: Sequence[AnswerExample]) -> Iterator[Sequence[AnswerExampl
 
 def _answered(
     answerer: OpenAnswerer, window: Sequence[AnswerExample], price: Price | None
-) -> Iterator[tuple[str, dict[str, Any], str | None]]:
-    """Key, what the journal keeps, and why there is no answer, of each question as soon as it is there."""
+) -> Iterator[tuple[str, dict[str, Any], AnswerRow]]:
+    """Key, what the journal keeps, and what was read, of each question as soon as it is there."""
     for row in answerer.stream([one.question for one in window], [one.passages for one in window]):
         answer = row.answer or Answer("")
         value = {
@@ -227,8 +245,9 @@ def _answered(
             "tokens": [row.prompt_tokens, row.completion_tokens],
             "cost": None if price is None else price(row.prompt_tokens, row.completion_tokens),
         }
-        reason = None if row.answer is not None else row.reason or "no reason was given"
-        yield _key(window[row.question]), value, reason
+        if row.answer is None:
+            value["reason"] = row.reason or "no reason was given"
+        yield _key(window[row.question]), value, row
 
 
 def _header(answerer: OpenAnswerer, questions: AnswerSet, seed: int) -> dict[str, Any]:
@@ -248,12 +267,13 @@ def _key(example: AnswerExample) -> str:
 
 
 def _effort(journal: JournalView) -> dict[str, Any]:
-    """Seconds, tokens and cost of all sittings, as the journal has them, and what replies were like."""
+    """Seconds, tokens and cost of all sessions, as the journal has them, and what replies were like."""
     values = [value for _, value in journal.items()]
     tokens = np.array([value["tokens"] for value in values], dtype=np.int64).reshape(-1, 2).sum(axis=0)
     costs = [value["cost"] for value in values if value["cost"] is not None]
     return {
-        "answered": len(values),
+        "answered": sum(not value.get("reason") for value in values),
+        "unusable": sum(bool(value.get("reason")) for value in values),
         "abstained": sum(value["abstained"] for value in values),
         "cut": sum(value["cut"] for value in values),
         "citations_outside": sum(value["outside"] for value in values),
@@ -267,10 +287,10 @@ def _effort(journal: JournalView) -> dict[str, Any]:
 def _write(job: AnswerJob) -> None:
     """One line for each question, in their order."""
     with created(job.folder / ANSWERS_FILE) as file:
-        for one, answer in zip(job.questions.examples, job.answers, strict=True):
+        for one, answer, reason in zip(job.questions.examples, job.answers, job.reasons, strict=True):
             row: dict[str, Any] = {"id": one.id, "question": one.question}
             if answer is None:
-                row |= {"answer": None, "reason": "no reply came; run the job again to ask it again"}
+                row |= {"answer": None, "reason": reason}
             else:
                 cited = [one.passage_ids[number - 1] for number in answer.citations]
                 row |= {"answer": answer.text, "citations": list(answer.citations), "cited": cited}

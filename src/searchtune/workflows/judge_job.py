@@ -12,7 +12,6 @@ A job that was killed goes on where it stopped when it is started again: what th
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from searchtune.clean_text import clean
 from searchtune.data.judging import TOP_GRADE, UNJUDGED, JudgePairs, PairFields, joined_pairs, read_pairs, write_pairs
 from searchtune.data.judgments import write_judgment_qrels, write_judgments
+from searchtune.data.trec import check_ids
 from searchtune.errors import ConfigError, DataError, SearchtuneError
 from searchtune.metrics.grade_calibration import GradeCalibration, plain_calibration
 from searchtune.prompts.canaries import CANARIES_VERSION, Planted, plant_all
@@ -35,14 +36,12 @@ from searchtune.storage.journal import JOURNAL_FILE, Journal, JournalView
 from searchtune.storage.shards import merge_journals, shard
 from searchtune.types import FloatArray64, IntArray, Judgment
 from searchtune.workflows.judge_pairs import fingerprint_of
+from searchtune.workflows.judge_session import JudgeSession, pair_key, reading_facts
 from searchtune.workflows.open_judge import OpenJudge
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import now, versions
 
 JOB_FILE, JUDGMENTS_FILE, QRELS_FILE, PAIRS_FILE = "job.json", "judgments.jsonl", "qrels.txt", "pairs.jsonl"
-_FIRST, _MOST, _SECONDS = 32, 256, 10.0
-"""Pairs that are put to a judge together: first so many, then as many as take so long, up to a limit. A model in this
-process reads them at once, so a kill takes their readings with it."""
 _DIGITS = 6
 _UNANSWERED = "no answer came; run the job again to ask it again"
 
@@ -128,23 +127,27 @@ def run_job(
 
     Raises:
         ConfigError: `out` holds the journal of another job.
+        DataError: an id that the labels' file cannot hold.
+        ModelError: no pair was ever answered.
         UnreadableError: too many pairs have no grade; everything that was read is kept and written.
         SearchtuneError: whatever stopped a remote judge, such as a budget; what it said before is kept.
     """
     plan = plan or JobPlan()
     out = user_path(out)
     _check_calibration(judge, plan.calibration)
+    check_ids("query id", pairs.query_ids)
+    check_ids("document id", pairs.doc_ids)
     header = _header(judge, pairs, plan)
     prompt = JudgePrompt(judge.rubric, judge.style, header["prompt"]["nonce"])
-    places = np.array(shard([_key(*pairs.texts(i)) for i in range(len(pairs))], *plan.shard), np.int64)
+    places = np.array(shard([pair_key(*pairs.texts(i)) for i in range(len(pairs))], *plan.shard), np.int64)
     part = pairs.select(places)
     if not len(part):
         raise ConfigError(f"part {plan.shard[0] + 1} of {plan.shard[1]} has no pair: leave it out")
     with Journal(out / JOURNAL_FILE, header) as journal:
-        sitting = _Sitting(judge, prompt, journal, progress)
-        sitting.ask(_texts(part), "judging")
+        session = JudgeSession(judge, prompt, journal, progress)
+        session.ask(_texts(part), "judging")
         canaries = _canaries(pairs, places, journal, judge, plan)
-        sitting.ask(_planted_texts(part, canaries), "judging canaries")
+        session.ask(_planted_texts(part, canaries), "judging canaries")
         facts = {
             "judge": judge.name,
             "identity": dict(judge.identity),
@@ -157,13 +160,14 @@ def run_job(
             "seed": plan.seed,
             "calibration": (plan.calibration or judge.calibration or _plain(judge)).to_json(),
             "canaries_version": CANARIES_VERSION,
-            "canaries": [[one.pair, one.canary, _key(part.texts(one.pair)[0], one.passage)] for one in canaries],
-            "asked_now": sitting.asked,
+            "canaries": [[one.pair, one.canary, pair_key(part.texts(one.pair)[0], one.passage)] for one in canaries],
+            "asked_now": session.asked,
             **_effort(journal),
+            **reading_facts(journal),
             "versions": versions(),
             "finished": now(),
         }
-    sitting.tell_unanswered()
+        session.tell()
     return _finish(out, part, facts, plan.max_unreadable)
 
 
@@ -196,7 +200,8 @@ def merge_jobs(folders: Sequence[Path | str], out: Path | str, *, max_unreadable
         "shard": [0, 1],
         "canaries": sorted(canaries),
         "asked_now": 0,
-        **_effort(JournalView(out / JOURNAL_FILE)),
+        **_effort(view := JournalView(out / JOURNAL_FILE)),
+        **reading_facts(view),
         "finished": now(),
     }
     return _finish(out, pairs, facts, max_unreadable)
@@ -234,10 +239,6 @@ def _header(judge: OpenJudge, pairs: JudgePairs, plan: JobPlan) -> dict[str, Any
     return {"judge": dict(judge.identity), "prompt": prompt, "pairs": fingerprint}
 
 
-def _key(query: str, passage: str) -> str:
-    return sha256_json([query, passage])
-
-
 def _texts(pairs: JudgePairs) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs.texts(i) for i in range(len(pairs))))
 
@@ -246,68 +247,11 @@ def _planted_texts(pairs: JudgePairs, canaries: Sequence[Planted]) -> list[tuple
     return list(dict.fromkeys((pairs.texts(one.pair)[0], one.passage) for one in canaries))
 
 
-class _Sitting:
-    """One process's work at a job: asks what the journal does not hold, and keeps each reading as it comes."""
-
-    def __init__(self, judge: OpenJudge, prompt: JudgePrompt, journal: Journal, progress: Progress) -> None:
-        self.judge, self.prompt, self.journal, self.progress = judge, prompt, journal, progress
-        self.asked = 0
-        self.spent = 0.0
-        self.unanswered: list[str] = []
-        """Why no answer came, one for each pair that had none."""
-
-    def ask(self, texts: Sequence[tuple[str, str]], what: str) -> None:
-        """Ask about the pairs of query and passage that the journal does not hold yet."""
-        waiting = [pair for pair in texts if _key(*pair) not in self.journal]
-        if not waiting:
-            return
-        known = len(texts) - len(waiting)
-        self.progress.stage(what + (f" ({known:,} of {len(texts):,} pairs are in the journal)" if known else ""))
-        began, done, size = time.monotonic(), 0, _FIRST
-        while done < len(waiting):
-            window, started = waiting[done : done + size], time.monotonic()
-            self._keep(window)
-            done += len(window)
-            ended = time.monotonic()
-            size = min(_MOST, max(_FIRST, round(len(window) * _SECONDS / max(ended - started, 1e-3))))
-            pace = done / max(ended - began, 1e-3)
-            spent = "" if self.judge.price is None else f", {self.spent:.2f} spent"
-            self.progress.step(known + done, len(texts), f"{pace:.1f} pairs/s{spent}")
-
-    def _keep(self, window: Sequence[tuple[str, str]]) -> None:
-        queries, passages = [query for query, _ in window], [passage for _, passage in window]
-        for row in self.judge.read(self.prompt, queries, passages):
-            self.asked += 1
-            cost = self.judge.price and self.judge.price(row.prompt_tokens, row.completion_tokens)
-            self.spent += cost or 0.0
-            if not row.answered:
-                self.unanswered.append(str(row.reason))
-                continue
-            value = {
-                "p": None if row.shares is None else [round(float(share), _DIGITS + 2) for share in row.shares],
-                "outside": None if math.isnan(row.outside) else round(float(row.outside), _DIGITS),
-                "reason": row.reason,
-                "seconds": round(row.seconds, 5),
-                "tokens": row.prompt_tokens + row.completion_tokens,
-                "cost": cost,
-            }
-            self.journal.append(_key(*window[row.conversation]), value)
-        self.journal.flush()
-
-    def tell_unanswered(self) -> None:
-        """Say how many pairs are still without an answer."""
-        if self.unanswered:
-            self.progress.note(
-                f"{len(self.unanswered):,} pairs had no answer (the last: {self.unanswered[-1]}); run the job again "
-                "to ask them again"
-            )
-
-
 def _reading(journal: JournalView, key: str, grades: int) -> tuple[FloatArray64, str | None]:
     """The distribution under a key, or a row of NaN and why."""
     value = journal.get(key)
     if value is None or value["p"] is None:
-        return np.full(grades, np.nan), _UNANSWERED if value is None else str(value["reason"])
+        return np.full(grades, np.nan), _UNANSWERED if value is None else clean(str(value["reason"]))
     shares = np.array(value["p"], dtype=np.float64)
     return shares / shares.sum(), None
 
@@ -322,7 +266,7 @@ def _canaries(
     """
     count, graded = plan.canaries, pairs.grades
     if not (graded != UNJUDGED).any():
-        shares = [_reading(journal, _key(*pairs.texts(int(i))), len(judge.rubric.labels))[0] for i in places]
+        shares = [_reading(journal, pair_key(*pairs.texts(int(i))), len(judge.rubric.labels))[0] for i in places]
         graded = np.full(len(pairs), UNJUDGED)
         graded[places] = _plain(judge).grades(np.stack(shares))
         count = math.ceil(count * len(places) / len(pairs))
@@ -339,7 +283,7 @@ def _plain(judge: OpenJudge) -> GradeCalibration:
 
 
 def _effort(journal: JournalView) -> dict[str, float | None]:
-    """Seconds, tokens and cost of all sittings, as the journal has them; a cost of None where no price was known."""
+    """Seconds, tokens and cost of all sessions, as the journal has them; a cost of None where no price was known."""
     values = [value for _, value in journal.items()]
     seconds = sum(value["seconds"] for value in values)
     costs = [value["cost"] for value in values if value["cost"] is not None]
@@ -370,7 +314,7 @@ def open_job(folder: Path | str) -> Job:
     pairs = read_pairs(folder / PAIRS_FILE, PairFields(others="judges"), top=TOP_GRADE)
     journal = JournalView(folder / JOURNAL_FILE)
     size = len(calibration.shifts)
-    found = [_reading(journal, _key(*pairs.texts(i)), size) for i in range(len(pairs))]
+    found = [_reading(journal, pair_key(*pairs.texts(i)), size) for i in range(len(pairs))]
     shares = np.stack([row for row, _ in found])
     offsets = calibration.offsets(shares, pairs.queries)
     kinds: dict[str, FloatArray64] = {}

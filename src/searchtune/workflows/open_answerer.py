@@ -109,7 +109,9 @@ def open_answerer(
     return opened if max_new_tokens is None else replace(opened, max_new_tokens=max_new_tokens)
 
 
-def open_remote_answerer(endpoint: Endpoint, budget: Budget, prompt: AnswerPrompt | None = None) -> OpenAnswerer:
+def open_remote_answerer(
+    endpoint: Endpoint, budget: Budget, prompt: AnswerPrompt | None = None, *, max_new_tokens: int | None = None
+) -> OpenAnswerer:
     """An answerer behind an OpenAI-compatible address; JSON is asked for by its schema (`response_format`)."""
     from searchtune.models.remote import RemoteBackend
 
@@ -124,6 +126,7 @@ def open_remote_answerer(endpoint: Endpoint, budget: Budget, prompt: AnswerPromp
         card=None,
         prompt=_marked(prompt, backend.identity),
         load=lambda form, limit: backend,
+        max_new_tokens=max_new_tokens or _MAX_NEW_TOKENS,
         close=backend.close,
     )
 

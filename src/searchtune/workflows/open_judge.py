@@ -18,7 +18,6 @@ from searchtune.models.cut_count import CutCount
 from searchtune.models.identity import identify_generator
 from searchtune.models.precision import Precision, device_type, dtype_name, pick_device
 from searchtune.prompts.judge import VERSIONS, JudgePrompt, Style, judge_conversations
-from searchtune.prompts.replies import parse_grade
 from searchtune.prompts.rubrics import BINARY, Rubric, find_rubric, own_rubric
 from searchtune.specs.card import CARD_FILE, LlmCard, RerankerCard, adapter_folder
 from searchtune.specs.circularity import ModelFacts
@@ -112,28 +111,27 @@ def open_judge(
     return _tuned(folder, card, base, precision)
 
 
-def open_remote_judge(endpoint: Endpoint, budget: Budget, rubric: Rubric, style: Style) -> OpenJudge:
+def open_remote_judge(
+    endpoint: Endpoint, budget: Budget, rubric: Rubric, style: Style, *, max_new_tokens: int | None = None
+) -> OpenJudge:
     """A judge behind an OpenAI-compatible address; one that gives no log-probabilities is read by its words.
+
+    `max_new_tokens` bounds a reply, which is to hold a grade and no more.
 
     Raises:
         ConfigError: the style `likelihood`: such addresses do not say how likely a query is that they did not write.
     """
-    from searchtune.models.remote import RemoteBackend
+    from searchtune.models.remote import LABEL_TOKENS, RemoteBackend
 
     if style == "likelihood":
         raise ConfigError("a model behind an address does not say how likely a query is: choose brief, short or full")
-
-    def label(text: str) -> str | None:
-        grade = parse_grade(text, rubric).grade
-        return None if grade is None else rubric.labels[grade]
-
-    backend = RemoteBackend(endpoint, budget=budget, parser=None if endpoint.top_logprobs else label)
+    backend = RemoteBackend(endpoint, budget=budget, label_tokens=max_new_tokens or LABEL_TOKENS)
     return OpenJudge(
         name=endpoint.model,
         rubric=rubric,
         style=style,
         identity=dict(backend.identity),
-        facts=ModelFacts(endpoint.model, f"{endpoint.url} {endpoint.model}"),
+        facts=ModelFacts(endpoint.model, f"{backend.url} {endpoint.model}"),
         read=partial(_ask_far, backend),
         price=budget.price if budget.price_in + budget.price_out else None,
         close=backend.close,
@@ -174,14 +172,16 @@ def _ask_far(
 
 def _rows(readings: LabelReadings, began: float) -> Iterator[LabelRow]:
     """Readings of pairs that were read together since `began`, with each one's share of tokens and time."""
-    from searchtune.models.backends import LabelRow
+    from searchtune.models.backends import LabelRow, Source
 
     count = len(readings.reasons)
     seconds = (time.perf_counter() - began) / max(1, count)
     tokens = np.diff(np.linspace(0, readings.prompt_tokens, count + 1).round()).astype(int).tolist()
     for place, (row, reason) in enumerate(zip(readings.probabilities, readings.reasons, strict=True)):
         shares = None if np.isnan(row).any() else row
-        yield LabelRow(place, shares, float(readings.outside[place]), reason, True, tokens[place], 0, seconds)
+        outside, refused = float(readings.outside[place]), place in readings.refused
+        source: Source | None = None if shares is None else "probabilities"
+        yield LabelRow(place, shares, outside, reason, True, tokens[place], 0, seconds, refused, source)
 
 
 def _dtype(precision: Precision) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from searchtune.models.remote import Budget
     from searchtune.pipeline.rewriting import LlmRewriter, Rewritten
 
+_FAR_TOKENS = 128
+"""Of a rewrite by a model behind an address, which may begin with a line of its own."""
 _MAX_TOKENS = 1024
 """Of a prompt, for a plain language model; histories of longer ones are cut."""
 
@@ -111,7 +113,7 @@ def open_rewriter(
 
 
 def open_remote_rewriter(endpoint: Endpoint, budget: Budget, prompt: RewritePrompt | None = None) -> OpenRewriter:
-    """A rewriter behind an OpenAI-compatible address.
+    """A rewriter behind an OpenAI-compatible address; a model that thinks first needs more than its 128 new tokens.
 
     Raises:
         MissingExtraError: httpx is not installed.
@@ -121,7 +123,7 @@ def open_remote_rewriter(endpoint: Endpoint, budget: Budget, prompt: RewriteProm
 
     backend = RemoteBackend(endpoint, budget=budget)
     return OpenRewriter(
-        endpoint.model, dict(backend.identity), None, prompt or RewritePrompt("full"), lambda: backend, 128
+        endpoint.model, dict(backend.identity), None, prompt or RewritePrompt("full"), lambda: backend, _FAR_TOKENS
     )
 
 

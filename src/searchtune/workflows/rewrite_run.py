@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from searchtune.clean_text import clean
 from searchtune.data.rewrites import task_turns, turn_key
 from searchtune.data.splits import hash_share
 from searchtune.data.tasks import load_task, open_collection
@@ -20,6 +21,7 @@ from searchtune.storage.journal import Journal
 from searchtune.storage.places import one_at_a_time
 from searchtune.types import Turn
 from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.refused import RefusedRows, listed_reasons
 
 if TYPE_CHECKING:
     from searchtune.pipeline.rewriting import Rewritten
@@ -44,7 +46,7 @@ class Rewrites:
     """The queries of a list of turns, and what writing them took, whenever that was."""
 
     queries: list[str]
-    """The utterance where no reply came."""
+    """The utterance where no reply came, or none that is a rewrite."""
     seconds: float
     """Of the distinct turns together, as are the tokens."""
     tokens: int
@@ -53,6 +55,8 @@ class Rewrites:
     """Distinct turns that were rewritten now, not before."""
     unanswered: int
     """Distinct turns for which no reply came; they are asked again the next time."""
+    unusable: int = 0
+    """Distinct turns whose reply is no rewrite (cut off, filtered, empty), or that were turned down."""
 
     @property
     def milliseconds_per_turn(self) -> float:
@@ -71,6 +75,7 @@ def rewrite_all(
 
     Raises:
         ConfigError: the journal belongs to another rewriter.
+        ModelError: no turn was ever answered.
         StorageError: it cannot be written.
         SearchtuneError: whatever stopped a remote model, such as a budget; what it wrote before is kept.
     """
@@ -79,29 +84,52 @@ def rewrite_all(
         known = {} if journal is None else {key: journal.get(key) for key in wanted if key in journal}
         found: dict[str, dict[str, Any]] = {key: value for key, value in known.items() if value is not None}
         waiting = [key for key in wanted if key not in found]
-        unanswered = ""
+        rows = RefusedRows(journal, rewriter.identity.get("model", "the rewriter"))
+        if waiting:
+            progress.stage("rewriting" + (f" ({len(known):,} of {len(wanted):,} turns are there)" if known else ""))
         for start in range(0, len(waiting), _AT_A_TIME):
             window = waiting[start : start + _AT_A_TIME]
             for one in rewriter.stream([wanted[key] for key in window]):
-                if one.reason is not None:
-                    unanswered = one.reason
-                    continue
-                key = window[one.turn]
-                found[key] = {"query": one.query, "tokens": one.tokens, "seconds": round(one.seconds, 5)}
-                if journal is not None:
-                    journal.append(key, found[key])
+                _keep(window[one.turn], one, found, rows, journal)
             progress.step(min(start + _AT_A_TIME, len(waiting)), len(waiting), f"{len(known):,} were there")
-    missing = len(wanted) - len(found)
-    if missing:
-        progress.note(f"{missing:,} turns had no reply (the last: {unanswered}) and stay as they are; run it again")
+        rows.settle()
+    unusable = [str(value["reason"]) for value in found.values() if value.get("reason")]
+    if unusable:
+        progress.note(
+            f"{len(unusable):,} of {len(wanted):,} turns have no rewrite and stay as they are: "
+            f"{listed_reasons(unusable)}"
+        )
+    if rows.unanswered:
+        progress.note(
+            f"{len(rows.unanswered):,} turns had no reply (the last: {rows.unanswered[-1]}) and stay as they are; run "
+            "it again"
+        )
     return Rewrites(
         queries=[_query(found.get(turn_key(turn)), turn) for turn in turns],
         seconds=sum(float(value["seconds"]) for value in found.values()),
         tokens=sum(int(value["tokens"]) for value in found.values()),
         distinct=len(wanted),
-        fresh=len(found) - len(known),
-        unanswered=missing,
+        fresh=len(found) - len(known) - len(rows.reasons),
+        unanswered=len(wanted) - len(found),
+        unusable=len(unusable),
     )
+
+
+def _keep(
+    key: str, one: Rewritten, found: dict[str, dict[str, Any]], rows: RefusedRows, journal: Journal | None
+) -> None:
+    """Keep what became of a turn, unless asking again may help."""
+    if one.reason is not None and not (one.settled or one.refused):
+        rows.unanswered.append(one.reason)
+        return
+    value: dict[str, Any] = {"query": one.query, "tokens": one.tokens, "seconds": round(one.seconds, 5)}
+    found[key] = value if one.reason is None else {**value, "reason": one.reason}
+    if one.refused:
+        rows.add(key, found[key], str(one.reason))
+        return
+    rows.answered()
+    if journal is not None:
+        journal.append(key, found[key])
 
 
 def kept_rewrites(cache: EmbeddingCache | None, rewriter: Rewriter) -> Path | None:
@@ -159,4 +187,4 @@ def _kept(place: Path | None, rewriter: Rewriter) -> Iterator[Journal | None]:
 
 
 def _query(value: dict[str, Any] | None, turn: Turn) -> str:
-    return turn.utterance if value is None else str(value["query"])
+    return turn.utterance if value is None or value.get("reason") else clean(str(value["query"]))

@@ -220,7 +220,7 @@ def test_a_remote_judge_without_log_probabilities_is_read_by_its_words(run, serv
     server.script = lambda request, number: reply("Grade: 3" if number % 12 else "I would rather not say")
     done = job(run, "far", "--endpoint", server.url, "--no-logprobs", "--max-unreadable", "0.2", "--canaries", "0")
     assert done.exit_code == 0, done.output
-    assert "4 without a grade" in done.stdout and "no label in the reply 'I would rather not say'" in done.stderr
+    assert "4 without a grade" in done.stdout and "no grade in the reply: I would rather not say" in done.stderr
     assert all(line.endswith(" 3") for line in Path("far/qrels.txt").read_text().splitlines())
     assert "logprobs" not in server.requests[0]
 

@@ -77,8 +77,24 @@ def test_long_passages_lose_their_ends(model):
     asked = [(Message("user", ("rain ", Passage("sea " * 500))),)]
     backend = LocalBackend(model, WHO, max_tokens=40)
     assert backend.read_labels(asked, LABELS).prompt_tokens == 40
-    with pytest.raises(ConfigError, match="raise max_tokens"):
-        backend.read_labels([(Message("user", ("rain " * 60,)),)], LABELS)
+
+
+def test_a_conversation_that_is_too_long_is_refused_and_the_others_are_read(model):
+    long = (Message("user", ("rain " * 300,)),)
+    asked = [conversations(1, 1)[0], long, conversations(1, 2)[1]]
+    backend = LocalBackend(model, WHO, max_tokens=200)
+    found = backend.read_labels(asked, LABELS)
+    alone = backend.read_labels([asked[0], asked[2]], LABELS)
+    assert np.array_equal(found.probabilities[[0, 2]], alone.probabilities) and np.isnan(found.probabilities[1]).all()
+    assert found.refused == {1} and found.reasons[0] is None and "too long:" in found.reasons[1]
+    replies = list(backend.complete(asked, Sampling(max_new_tokens=2, temperature=1.0, samples=2)))
+    assert [(one.conversation, one.sample) for one in replies] == [(i, j) for i in range(3) for j in range(2)]
+    assert [one.refused for one in replies] == [False, False, True, True, False, False]
+    none = backend.read_labels([long], LABELS)
+    assert none.refused == {0} and none.probabilities.shape == (1, len(LABELS))
+    examples = [ChatExample(one, "tide") for one in asked]
+    values = backend.log_likelihoods(examples)
+    assert values.long == {1} and np.isnan(values.values).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("label, message", [

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoTokenizer
 
-from searchtune.models.fast_bert import Shortcut
+from searchtune.models.fast_bert import FastBert, Shortcut
 from searchtune.models.inputs import Chunk, Store, TokenStore, length_sorted_chunks, tokenise
 from searchtune.models.layout import Layout, Pooling, read_layout
 from searchtune.models.opening import opening
 from searchtune.models.precision import warn_of_slow
+from searchtune.models.lean_bert import TrainingPass
 from searchtune.models.quiet import quiet
 from searchtune.types import FloatArray, IntArray
 
@@ -40,6 +41,7 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.layout = layout
         self._fast = Shortcut()
+        self._lean = TrainingPass()
 
     @property
     def device(self) -> torch.device:
@@ -81,14 +83,18 @@ class Encoder(nn.Module):
     def encode_chunk(self, chunk: Chunk) -> Tensor:
         """Vectors of one chunk. Shape: (texts, dim) float32."""
         hidden = chunk.hidden.to(self.dtype) if chunk.hidden is not None else None
-        fast = None if self.training else self._fast.of(self.backbone, chunk.mask)
+        own = self._lean.of(self.backbone, chunk.mask) if self.training else self.fast_pass(chunk)
         states = (
             self.backbone(input_ids=chunk.ids, inputs_embeds=hidden, attention_mask=chunk.mask).last_hidden_state
-            if fast is None
-            else fast(chunk.mask, ids=chunk.ids, hidden=hidden)
+            if own is None
+            else own(chunk.mask, ids=chunk.ids, hidden=hidden)
         )
         vectors = pool(states, chunk.mask, self.layout.pooling)  # (texts, dim)
         return nn.functional.normalize(vectors, dim=-1) if self.layout.normalise else vectors
+
+    def fast_pass(self, chunk: Chunk) -> FastBert | None:
+        """The fast forward pass for a chunk, without gradients; None where the library's has to be used."""
+        return self._fast.of(self.backbone, chunk.mask)
 
     @torch.no_grad()
     def encode_store(self, store: Store, texts: IntArray | None = None, *, tokens_per_chunk: int = 8192) -> FloatArray:

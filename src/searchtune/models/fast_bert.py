@@ -9,7 +9,7 @@ tokens, where the library's own forward takes about 200.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from searchtune.models.precision import packs
+from searchtune.models.ragged import Block, Run, blocks_of, gather, runs_of, scatter, up
 
 _BERT = "transformers.models.bert.modeling_bert.BertModel"
 _LINEARS = {
     *(f"attention.self.{part}" for part in ("query", "key", "value")),
     *(f"{part}.dense" for part in ("attention.output", "intermediate", "output")),
 }
-_ATTENTION_STEP = 16
-"""Texts enter attention padded to a multiple of this: the fused kernel takes 10 us a token at 127 tokens, 6 at 128."""
 _FEW_ROWS, _MANY_ROWS = 16, 64
 """Token matrices are filled up to a multiple of these rows, the second from 1,024 on: each shape has its own kernel."""
 _MANY = 1024
 _PROBE = (5, 16, 1, 33, 33, 2)
 """Lengths of the texts on which the library's states are compared."""
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest difference of a token's state over its norm. Rounding gave 3e-6 and .026 with 6 layers; more give more."""
 
 
@@ -88,94 +87,6 @@ class _Norm:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Neighbouring texts of one length: `texts` from text `first` on, their tokens from row `row` on."""
-
-    first: int
-    texts: int
-    length: int
-    row: int
-
-    def rows(self, states: Tensor) -> Tensor:
-        """Its part of a token matrix. Shape: (tokens, columns) -> (texts, length, columns)."""
-        return states[self.row : self.row + self.texts * self.length].view(self.texts, self.length, -1)
-
-
-def _runs(lengths: list[int]) -> list[_Run]:
-    """All texts as runs of equal length, in order."""
-    runs: list[_Run] = []
-    first = row = 0
-    for text, length in enumerate(lengths):
-        if text + 1 == len(lengths) or lengths[text + 1] != length:
-            runs.append(_Run(first, text + 1 - first, length, row))
-            row += runs[-1].texts * length
-            first = text + 1
-    return runs
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Neighbouring texts that share a padded length, for one call of the attention kernel.
-
-    Shape: mask (texts, 1, width, width), 0 or -inf, the same for every head and query; None where nothing is padded.
-    """
-
-    runs: list[_Run]
-    texts: int
-    width: int
-    mask: Tensor | None
-
-    @property
-    def end(self) -> int:
-        """The row after its last text's."""
-        return self.runs[-1].row + self.runs[-1].texts * self.runs[-1].length
-
-    def attend(self, qkv: Tensor, heads: int, out: Tensor) -> None:
-        """Put the attention of its texts into their rows of `out`.
-
-        Queries, keys and values are copied to lie by text and head without gaps between their rows, which also pads
-        them: 1.5 us a token and layer with the way back, for 8.4 -> 4.6 us in the kernel.
-
-        Shape: qkv (tokens, 3 x dim), out (tokens, dim).
-        """
-        size = qkv.shape[1] // (3 * heads)
-        held = qkv.new_empty((3, self.texts, heads, self.width, size))
-        at = 0
-        for run in self.runs:
-            rows = run.rows(qkv).view(run.texts, run.length, 3, heads, size)
-            place = held[:, at : at + run.texts]
-            place[..., : run.length, :] = rows.permute(2, 0, 3, 1, 4)
-            place[..., run.length :, :] = 0  # masked, but 0 x NaN would still be NaN
-            at += run.texts
-        found = functional.scaled_dot_product_attention(held[0], held[1], held[2], attn_mask=self.mask)
-        found = found.transpose(1, 2).flatten(2)  # (texts, width, dim)
-        at = 0
-        for run in self.runs:
-            run.rows(out).copy_(found[at : at + run.texts, : run.length])
-            at += run.texts
-
-
-def _blocks(runs: list[_Run]) -> Iterator[_Block]:
-    start = 0
-    for stop in range(1, len(runs) + 1):
-        width = _up(runs[start].length, _ATTENTION_STEP)
-        if stop == len(runs) or _up(runs[stop].length, _ATTENTION_STEP) != width:
-            part = runs[start:stop]
-            lengths = torch.tensor([run.length for run in part for _ in range(run.texts)])
-            mask = None
-            if int(lengths.min()) < width:
-                padding = torch.arange(width) >= lengths[:, None]  # (texts, width)
-                mask = torch.zeros(padding.shape).masked_fill_(padding, float("-inf"))
-                mask = mask[:, None, None, :].expand(-1, 1, width, -1)
-            yield _Block(part, len(lengths), width, mask)
-            start = stop
-
-
-def _up(count: int, step: int) -> int:
-    return -(-count // step) * step
-
-
-@dataclass(frozen=True)
 class _Layer:
     """One transformer layer on the tokens of all texts, one row each."""
 
@@ -202,7 +113,7 @@ class _Layer:
             attention.num_attention_heads,
         )
 
-    def __call__(self, states: Tensor, blocks: list[_Block]) -> Tensor:
+    def __call__(self, states: Tensor, blocks: list[Block]) -> Tensor:
         """Shape: (tokens, dim) -> the same.
 
         Sums are taken in place: as a part of the matrix kernel they cost .3 us a token more than alone.
@@ -210,57 +121,29 @@ class _Layer:
         qkv = self.qkv(states)  # (tokens, 3 x dim)
         attended = torch.empty_like(states)
         for block in blocks:
-            block.attend(qkv, self.heads, attended)
+            queries, keys, values = block.heads_of(qkv, self.heads)
+            found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=block.mask)
+            block.put_rows(found[None], attended)
         attended[blocks[-1].end :] = 0  # rows of no text
         states = self.attention_norm(self.attention_out(attended).add_(states))
         return self.norm(self.down(self.up.gelu(states)).add_(states))
 
 
-class FastBert:
-    """A BERT's embeddings and layers. Made by `fast_bert`; the weights are those of that moment."""
+class Embeddings:
+    """What enters a BERT's first layer: the sum of three tables, normalised."""
 
-    def __init__(self, backbone: Any) -> None:
-        embeddings = backbone.embeddings
-        self._layers = [_Layer.of(layer) for layer in backbone.encoder.layer]
-        self._tables: tuple[Tensor, Tensor, Tensor] | None = None
-        if hasattr(embeddings, "word_embeddings"):  # not where a cache of hidden states stands in for them
-            self._norm = _Norm.of(embeddings.LayerNorm)
-            names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-            word, position, kind = (getattr(embeddings, name).weight.detach() for name in names)
-            self._tables = word, position, kind
+    def __init__(self, module: Any) -> None:
+        self._norm = _Norm.of(module.LayerNorm)
+        names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+        self._tables = [getattr(module, name).weight.detach() for name in names]
 
-    @property
-    def starts_at_ids(self) -> bool:
-        """False where hidden states enter the first layer, the embeddings being left out."""
-        return self._tables is not None
+    @classmethod
+    def of(cls, backbone: Any) -> Embeddings | None:
+        """None where a cache of hidden states stands in for them."""
+        return cls(backbone.embeddings) if hasattr(backbone.embeddings, "word_embeddings") else None
 
-    def __call__(
-        self, mask: Tensor, *, ids: Tensor | None = None, types: Tensor | None = None, hidden: Tensor | None = None
-    ) -> Tensor:
-        """States of the last layer, zero where a text is padded.
-
-        Texts stand in any order, but neighbours of one length are computed together: sort by length. Padding is left
-        out of everything but attention, where it ends at the next multiple of 16.
-
-        Shape: mask, ids, types (segments; all 0 if None) (texts, tokens), hidden (what enters the first layer, instead
-        of ids) (texts, tokens, dim) -> (texts, tokens, dim).
-        """
-        lengths = mask.sum(1).tolist()
-        runs = _runs(lengths)
-        states = self._embed(runs, ids, types) if hidden is None else _gather(runs, hidden)
-        rows = len(states)
-        states = functional.pad(states, (0, 0, 0, _up(rows, _MANY_ROWS if rows >= _MANY else _FEW_ROWS) - rows))
-        blocks = list(_blocks(runs))
-        for layer in self._layers:
-            states = layer(states, blocks)
-        result = states.new_zeros((*mask.shape, states.shape[1]))
-        for run in runs:
-            result[run.first : run.first + run.texts, : run.length] = run.rows(states)
-        return result
-
-    def _embed(self, runs: list[_Run], ids: Tensor | None, types: Tensor | None) -> Tensor:
-        if self._tables is None or ids is None:
-            raise ValueError("token ids need embeddings, but this model starts at hidden states")
+    def __call__(self, runs: list[Run], ids: Tensor, types: Tensor | None) -> Tensor:
+        """Shape: ids, types (texts, tokens) -> (tokens, dim)."""
         word, position, kind = self._tables
         parts = []
         segments = torch.zeros_like(ids) if types is None else types
@@ -272,10 +155,49 @@ class FastBert:
         return self._norm(torch.cat(parts))
 
 
-def _gather(runs: list[_Run], padded: Tensor) -> Tensor:
-    """The rows of all tokens. Shape: (texts, width, columns) -> (tokens, columns)."""
-    parts = [padded[run.first : run.first + run.texts, : run.length].flatten(0, 1) for run in runs]
-    return torch.cat(parts)
+def entering(
+    embeddings: Embeddings | None, runs: list[Run], ids: Tensor | None, types: Tensor | None, hidden: Tensor | None
+) -> Tensor:
+    """The rows that enter the first layer: those of `hidden` where it is given. Shape: (tokens, dim)."""
+    if hidden is not None:
+        return gather(runs, hidden)
+    if embeddings is None or ids is None:
+        raise ValueError("token ids need embeddings, but this model starts at hidden states")
+    return embeddings(runs, ids, types)
+
+
+class FastBert:
+    """A BERT's embeddings and layers. Made by `fast_bert`; the weights are those of that moment."""
+
+    def __init__(self, backbone: Any) -> None:
+        self._layers = [_Layer.of(layer) for layer in backbone.encoder.layer]
+        self._embeddings = Embeddings.of(backbone)
+
+    def __call__(
+        self,
+        mask: Tensor,
+        *,
+        ids: Tensor | None = None,
+        types: Tensor | None = None,
+        hidden: Tensor | None = None,
+        layers: int | None = None,
+    ) -> Tensor:
+        """States of the last layer, or after the first `layers`, zero where a text is padded.
+
+        Texts stand in any order, but neighbours of one length are computed together: sort by length. Padding is left
+        out of everything but attention, where it ends at the next multiple of 16.
+
+        Shape: mask, ids, types (segments; all 0 if None) (texts, tokens), hidden (what enters the first layer, instead
+        of ids) (texts, tokens, dim) -> (texts, tokens, dim).
+        """
+        runs = runs_of(mask)
+        states = entering(self._embeddings, runs, ids, types, hidden)
+        rows = len(states)
+        states = functional.pad(states, (0, 0, 0, up(rows, _MANY_ROWS if rows >= _MANY else _FEW_ROWS) - rows))
+        blocks = list(blocks_of(runs))
+        for layer in self._layers[:layers]:
+            states = layer(states, blocks)
+        return scatter(runs, states, mask.shape[1])
 
 
 class Shortcut:
@@ -310,7 +232,7 @@ def fits(mask: Tensor) -> bool:
 @torch.no_grad()
 def fast_bert(backbone: Any) -> FastBert | None:
     """A fast forward pass with the weights that `backbone` has now; None where the library's has to be used."""
-    if not _suits(backbone):
+    if not suits(backbone):
         return None
     try:
         fast = FastBert(backbone)
@@ -332,7 +254,7 @@ def state(backbone: Any) -> tuple[object, ...]:
     return modules, tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in backbone.parameters())
 
 
-def _suits(backbone: Any) -> bool:
+def suits(backbone: Any) -> bool:
     kind = type(backbone)
     if f"{kind.__module__}.{kind.__qualname__}" != _BERT:
         return False
@@ -375,21 +297,35 @@ def _weights(module: Any) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
+def probe(backbone: Any) -> dict[str, Tensor]:
+    """Random inputs of several lengths, by the names that the library's forward pass gives them."""
+    generator = torch.Generator().manual_seed(0)
+    config = backbone.config
+    width = min(max(_PROBE), config.max_position_embeddings)
+    mask = torch.stack([(torch.arange(width) < length).long() for length in _PROBE])
+    if Embeddings.of(backbone) is None:
+        dtype = next(p.dtype for p in backbone.parameters() if not p.requires_grad)
+        hidden = torch.randn((*mask.shape, config.hidden_size), generator=generator).to(dtype)
+        return {"attention_mask": mask, "inputs_embeds": hidden}
+    ids = torch.randint(config.vocab_size, mask.shape, generator=generator)
+    types = torch.randint(config.type_vocab_size, mask.shape, generator=generator)
+    return {"attention_mask": mask, "input_ids": ids, "token_type_ids": types}
+
+
+def states_of(fast: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
+    """States under a pass of ours. Shape: (texts, tokens, dim)."""
+    names = {"input_ids": "ids", "token_type_ids": "types", "inputs_embeds": "hidden"}
+    return fast(inputs["attention_mask"], **{ours: inputs[name] for name, ours in names.items() if name in inputs})
+
+
 def _agrees(fast: FastBert, backbone: Any) -> bool:
     """Whether both give the same states, but for rounding, on texts of several lengths; a NaN never agrees."""
-    generator = torch.Generator().manual_seed(0)
-    width = min(max(_PROBE), backbone.config.max_position_embeddings)
-    mask = torch.stack([(torch.arange(width) < length).long() for length in _PROBE])
-    if fast.starts_at_ids:
-        ids = torch.randint(backbone.config.vocab_size, mask.shape, generator=generator)
-        types = torch.randint(backbone.config.type_vocab_size, mask.shape, generator=generator)
-        found = fast(mask, ids=ids, types=types)
-        expected = backbone(input_ids=ids, token_type_ids=types, attention_mask=mask).last_hidden_state
-    else:
-        dtype = next(p.dtype for p in backbone.parameters() if not p.requires_grad)
-        hidden = torch.randn((*mask.shape, backbone.config.hidden_size), generator=generator).to(dtype)
-        found = fast(mask, hidden=hidden)
-        expected = backbone(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
+    inputs = probe(backbone)
+    return same_rows(states_of(fast, inputs), backbone(**inputs).last_hidden_state, inputs["attention_mask"])
+
+
+def same_rows(found: Tensor, expected: Tensor, mask: Tensor) -> bool:
+    """Whether all tokens have the same states, but for rounding; a NaN never has."""
     there = mask.bool()
     error = (found - expected)[there].float().norm(dim=-1) / expected[there].float().norm(dim=-1)
-    return bool((error <= _TOLERANCE[expected.dtype]).all())
+    return bool((error <= TOLERANCE[expected.dtype]).all())

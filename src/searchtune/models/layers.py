@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from searchtune.errors import ModelError, StorageError
 from searchtune.models.encoder import Encoder, inference
-from searchtune.models.inputs import HiddenStore, TokenStore, length_sorted_chunks
+from searchtune.models.inputs import Chunk, HiddenStore, TokenStore, length_sorted_chunks
 from searchtune.types import IntArray
 
 _EXACT = 2e-2
@@ -97,24 +97,32 @@ def compute_states(
     """
     _, stack = layer_stack(encoder.backbone)
     check_depth(top_layers, len(stack))
+    with inference(encoder):
+        for rows in length_sorted_chunks(store.lengths[texts], tokens_per_chunk):
+            chunk = store.chunk(texts[rows], encoder.device)
+            found = _lower_states(encoder, stack, len(stack) - top_layers, chunk).to("cpu", torch.bfloat16)
+            for place, text in enumerate(texts[rows]):
+                start, end = int(store.offsets[text]), int(store.offsets[text + 1])
+                states.hidden[start:end] = found[place, : end - start]
+
+
+def _lower_states(encoder: Encoder, stack: nn.ModuleList, layers: int, chunk: Chunk) -> Tensor:
+    """States after the first `layers` layers. Shape: (texts, tokens, dim)."""
+    fast = encoder.fast_pass(chunk)
+    if fast is not None:
+        return fast(chunk.mask, ids=chunk.ids, layers=layers)
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
-    hook = stack[len(stack) - top_layers].register_forward_pre_hook(stop, with_kwargs=True)
+    hook = stack[layers].register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        with inference(encoder):
-            for rows in length_sorted_chunks(store.lengths[texts], tokens_per_chunk):
-                chunk = store.chunk(texts[rows], encoder.device)
-                try:
-                    encoder.backbone(input_ids=chunk.ids, attention_mask=chunk.mask)
-                except _Reached as reached:
-                    reached_states = reached.states.to("cpu", torch.bfloat16)
-                    for place, text in enumerate(texts[rows]):
-                        start, end = int(store.offsets[text]), int(store.offsets[text + 1])
-                        states.hidden[start:end] = reached_states[place, : end - start]
+        encoder.backbone(input_ids=chunk.ids, attention_mask=chunk.mask)
+    except _Reached as reached:
+        return reached.states
     finally:
         hook.remove()
+    raise ModelError(f"{type(encoder.backbone).__name__} does not run its layer {layers}; set frozen_prefix: false")
 
 
 def _room(tokens: int, dim: int, file: Path | None) -> Tensor:

@@ -20,9 +20,9 @@ from transformers import AutoModel, AutoTokenizer
 from searchtune.models.fast_bert import FastBert, Shortcut
 from searchtune.models.inputs import Chunk, Store, TokenStore, length_sorted_chunks, tokenise
 from searchtune.models.layout import Layout, Pooling, read_layout
+from searchtune.models.lean_bert import TrainingPass
 from searchtune.models.opening import opening
 from searchtune.models.precision import warn_of_slow
-from searchtune.models.lean_bert import TrainingPass
 from searchtune.models.quiet import quiet
 from searchtune.types import FloatArray, IntArray
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from searchtune.errors import MissingExtraError, ModelError
+from searchtune.models.base_facts import BaseFacts, base_facts
 from searchtune.models.quiet import quiet
 
 GgufKind = Literal["f16", "q8_0"]
@@ -30,8 +31,13 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 @quiet()
-def write_gguf(folder: Path, file: Path, kind: GgufKind = "f16") -> None:
+def write_gguf(
+    folder: Path, file: Path, kind: GgufKind = "f16", *, base: BaseFacts | None = None, tuned: str = ""
+) -> None:
     """Write the causal language model in the plain Hugging Face `folder` as the GGUF `file`.
+
+    `base` is what the base says of itself, by default what the folder does: licence, languages and authors are handed
+    on. With `tuned`, the name of an adapter that is folded in, the base is named as such and the file after both.
 
     Raises:
         ModelError: an architecture, a position encoding or a tokenizer that cannot be written so.
@@ -47,7 +53,7 @@ def write_gguf(folder: Path, file: Path, kind: GgufKind = "f16") -> None:
     tokens = _read_tokenizer(folder, int(config.vocab_size))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     writer = gguf.GGUFWriter(file, "llama")
-    writer.add_name(folder.name)
+    _add_facts(writer, base or base_facts(folder, folder.name), tuned)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if kind == "f16" else gguf.LlamaFileType.MOSTLY_Q8_0)
     _add_shapes(writer, config)
     _add_tokenizer(writer, folder, tokens)
@@ -76,6 +82,35 @@ def _check_config(folder: Path, config: Any) -> None:
             f"{folder}: its positions are scaled by {rope['rope_type']!r}, which GGUF export does not write; export "
             "--format hf and use llama.cpp's convert_hf_to_gguf.py on that folder"
         )
+
+
+def _add_facts(writer: Any, base: BaseFacts, tuned: str) -> None:
+    """The keys `general.*` that say what the file is, whose work it is made of, and under which licence it stands."""
+    writer.add_type("model")
+    writer.add_name(f"{base.name} {tuned}".strip())
+    texts = {
+        writer.add_license: base.licence,
+        writer.add_license_name: base.licence_name,
+        writer.add_license_link: base.licence_link,
+        writer.add_author: base.author,
+        writer.add_finetune: tuned,
+    }
+    lists = {writer.add_languages: base.languages, writer.add_tags: base.tags}
+    for add, value in (*texts.items(), *lists.items()):
+        if value:
+            add(list(value) if isinstance(value, tuple) else value)
+    if not tuned:
+        return
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, base.name)
+    parts = {
+        writer.add_base_model_author: base.author,
+        writer.add_base_model_organization: base.organisation,
+        writer.add_base_model_repo_url: base.url,
+    }
+    for add, value in parts.items():
+        if value:
+            add(0, value)
 
 
 def _add_shapes(writer: Any, config: Any) -> None:

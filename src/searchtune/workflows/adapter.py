@@ -21,6 +21,7 @@ from searchtune.models.artifact import (
     probe_store,
     write_modules,
 )
+from searchtune.models.base_facts import base_facts
 from searchtune.models.cards import check_base, check_probe, copy_license_files, read_any_card, score_difference
 from searchtune.models.generator import CausalLM
 from searchtune.models.gguf_export import GGUF_TOLERANCE, GgufKind, write_gguf
@@ -248,7 +249,7 @@ def export_gguf(folder: Path | str, out: Path | str, kind: GgufKind = "f16", bas
     with new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as plain:
         save_language_model(folded.model.backbone, folded.root, Path(plain), torch.float32)
         file = temporary / f"model-{kind}.gguf"
-        write_gguf(Path(plain), file, kind)
+        write_gguf(Path(plain), file, kind, base=base_facts(folded.root, card.base), tuned=card.name)
         copy_license_files(folded.root, temporary)
         merged = folded.compared(folder, folded.scores(temporary, file.name), GGUF_TOLERANCE[kind])
         check_probe(f"{out} after the export", merged.difference, merged.tolerance)

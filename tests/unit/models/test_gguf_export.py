@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from searchtune.errors import MissingExtraError, ModelError
+from searchtune.models.base_facts import BaseFacts, base_facts
 from searchtune.models.gguf import converted
 from searchtune.models.gguf_export import interleaved, write_gguf
 from unit.models.causal import write_byte_causal, write_causal
@@ -55,6 +57,57 @@ def test_the_tokenizer_comes_back(folder, tmp_path, monkeypatch):
     assert after(text)["input_ids"] == before(text)["input_ids"]
     assert (after.eos_token, after.bos_token, after.pad_token) == (before.eos_token, before.bos_token, before.pad_token)
     assert after.chat_template == before.chat_template
+
+
+CARD = """---
+license: Apache-2.0
+language:
+- en
+- "no"
+tags: [search, "ranking"]
+model_creator: People of the Sea
+---
+
+# A model
+"""
+
+
+def general(file):
+    fields = gguf.GGUFReader(file).fields
+    return {name: field.contents() for name, field in fields.items() if name.startswith("general.")}
+
+
+def test_name_licence_languages_and_base_are_handed_on(folder, tmp_path):
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
+    write_gguf(folder, tmp_path / "plain.gguf")
+    plain = general(tmp_path / "plain.gguf")
+    assert plain["general.name"] == "tiny" and "general.base_model.count" not in plain
+    base = base_facts(folder, "harbour/Tide-7M_chat")
+    write_gguf(folder, tmp_path / "tuned.gguf", base=base, tuned="umbrela-judge")
+    found = general(tmp_path / "tuned.gguf")
+    assert found["general.name"] == "Tide 7M chat umbrela-judge"
+    assert (found["general.license"], found["general.languages"]) == ("apache-2.0", ["en", "no"])
+    assert (found["general.author"], found["general.tags"]) == ("People of the Sea", ["search", "ranking"])
+    assert (found["general.finetune"], found["general.base_model.count"]) == ("umbrela-judge", 1)
+    assert found["general.base_model.0.name"] == "Tide 7M chat"
+    assert found["general.base_model.0.organization"] == "harbour"
+    assert found["general.base_model.0.repo_url"] == "https://huggingface.co/harbour/Tide-7M_chat"
+
+
+def test_a_base_that_came_as_gguf_is_quoted(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHTUNE_CACHE", str(tmp_path / "cache"))
+    write_gguf(folder, tmp_path / "first.gguf", base=BaseFacts("Tide", "apache-2.0", languages=("en",), author="We"))
+    base = base_facts(converted(tmp_path / "first.gguf"), "package:tide/first.gguf")
+    assert base == BaseFacts("Tide", "apache-2.0", languages=("en",), author="We")
+
+
+@pytest.mark.parametrize(
+    "head", ["", "# no head", "---\n[unclosed\n---\n", "---\n- a list\n---\n", "---\nlicense: [a, b]\n---\n"]
+)
+def test_a_base_that_says_nothing_is_named_after_its_folder(tmp_path, head):
+    (tmp_path / "README.md").write_text(head, encoding="utf-8")
+    assert base_facts(tmp_path, str(tmp_path)) == BaseFacts(re.sub("[-_]+", " ", tmp_path.name))
+    assert base_facts(tmp_path, "package:some_model/SmolLM2-135M.Q4_1.gguf").name == "SmolLM2 135M.Q4 1"
 
 
 def test_rows_are_interleaved_within_heads():

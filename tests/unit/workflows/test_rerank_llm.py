@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import support
 from searchtune.cli.main import app
 from searchtune.errors import ArtifactError
 from searchtune.evaluation import build_report
+from searchtune.models.base_facts import base_facts
 from searchtune.models.cards import read_reranker_card
 from searchtune.models.quantisation import quantised_layers
 from searchtune.models.reranker_artifact import load_reranker_artifact, probe_scores
@@ -176,14 +178,17 @@ def test_a_merged_classifier_is_measured_against_its_16_bit_base(trained, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
 def test_exported_as_gguf_it_gives_its_scores(trained, tmp_path, kind):
-    pytest.importorskip("gguf", reason="gguf is not installed: pip install 'searchtune[llm]'")
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'searchtune[llm]'")
     adapter = trained("yes-no", "none").adapter
     done = CliRunner().invoke(
         app, ["adapter", "export", str(adapter), "--format", "gguf", "--type", kind, "--out", str(tmp_path / "out")]
     )
     assert done.exit_code == 0, done.output
     assert "the probe differs from the adapter's by" in done.stdout
-    assert (tmp_path / "out" / f"model-{kind}.gguf").is_file()
+    fields = gguf.GGUFReader(tmp_path / "out" / f"model-{kind}.gguf").fields
+    card = read_reranker_card(adapter)
+    assert fields["general.base_model.0.name"].contents() == base_facts(Path(card.base), card.base).name
+    assert fields["general.name"].contents().endswith(card.name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"], "nothing else is left"
 
 

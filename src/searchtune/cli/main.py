@@ -100,6 +100,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Adapt the models of your search and RAG pipeline with small adapters you can trust.",
 )
 
@@ -108,10 +109,22 @@ def load_command(name: str) -> Any:
     """The click command (or group) called `name`, from `searchtune.cli.NAME`."""
     module = import_module(f"searchtune.cli.{name}")
     if hasattr(module, "app"):
-        return typer.main.get_group(module.app)
+        return _with_plain_help(typer.main.get_group(module.app))
     alone = typer.Typer(add_completion=False)
     alone.command(name)(getattr(module, name))
-    return typer.main.get_command(alone)
+    return _with_plain_help(typer.main.get_command(alone))
+
+
+def _with_plain_help(command: Any) -> Any:
+    """The command with its help as running text: rich's columns leave it two words a line, its markup eats brackets.
+
+    Lists of commands give each one's first sentence whole.
+    """
+    command.rich_markup_mode = None
+    command.short_help = command.get_short_help_str(limit=1000)
+    for inner in getattr(command, "commands", {}).values():
+        _with_plain_help(inner)
+    return command
 
 
 def _print_version(wanted: bool) -> None:
@@ -137,7 +150,7 @@ def _stand_in() -> None:
 
 
 for _name, _help in COMMANDS.items():
-    app.command(_name, help=_help)(_stand_in)
+    app.command(_name, help=_help, short_help=_help)(_stand_in)
 
 
 def main() -> None:

@@ -108,6 +108,29 @@ def test_the_line_in_help_is_the_command_s_own(name):
     assert main.load_command(name).get_short_help_str(limit=200) == main.COMMANDS[name]
 
 
+def every_command(command, *names):
+    inner = getattr(command, "commands", {})
+    yield names, command
+    for name, one in inner.items():
+        yield from every_command(one, *names, name)
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_help_at_80_columns_is_read_in_lines_and_whole(name, monkeypatch):
+    """No column of two words a line, no type on a flag, and nothing of a text in brackets is taken for markup."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for names, command in every_command(main.load_command(name), name):
+        shown = CliRunner().invoke(main.app, [*names, "--help"], prog_name="searchtune").stdout
+        lines = shown.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert "<bool>" not in shown and "..." not in shown.partition("Commands:")[2]
+        assert max(len(line) - len(line.lstrip()) for line in lines) <= 36
+        joined = "".join(shown.split())
+        for param in command.params:
+            said = getattr(param, "help", None) or ""
+            assert "".join(said.split()).rstrip(".") in joined, f"{names}: {param.name}"
+
+
 STAGED = """
 import sys, time, types, typer
 module = types.ModuleType("searchtune.cli.demo")

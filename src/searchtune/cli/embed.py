@@ -61,7 +61,7 @@ def train(
     folder = out or default_folder(recipe, task)
 
     from searchtune.cli.progress import RichProgress
-    from searchtune.evaluation import render_report
+    from searchtune.cli.tables import report_text
     from searchtune.workflows.embed import train_embedding
     from searchtune.workflows.plan import plan_embedding
 
@@ -76,7 +76,7 @@ def train(
         typer.echo(json.dumps(result.summary(), indent=2))
         return
     if result.report is not None:
-        typer.echo(render_report(result.report))
+        typer.echo(report_text(result.report))
         typer.echo(f"report   {result.folder / 'report.html'}")
     typer.echo(f"adapter  {result.adapter}")
 

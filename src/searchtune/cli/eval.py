@@ -51,7 +51,7 @@ def run(
 ) -> None:
     """Measure every system of a suite on every task, with intervals, paired tests and a page for each task."""
     from searchtune.cli.progress import RichProgress
-    from searchtune.evaluation import render_report
+    from searchtune.cli.tables import report_text
     from searchtune.retrieval.cache import EmbeddingCache
     from searchtune.workflows.evaluate import load_suite, run_suite
 
@@ -69,7 +69,7 @@ def run(
         typer.echo(json.dumps(rows, indent=2))
         return
     for result in results:
-        typer.echo(render_report(result.report))
+        typer.echo(report_text(result.report))
         typer.echo(f"report   {result.folder / 'report.html'}\n")
 
 
@@ -82,13 +82,13 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score run files made anywhere: trec_eval's figures with intervals, and paired tests against the first run."""
-    from searchtune.cli.tables import render_scores
+    from searchtune.cli.tables import render_scores, terminal_width
     from searchtune.workflows.score import score_files
 
     scores = score_files(qrels, runs, metrics or ["ndcg@10", "recall@100", "mrr@10", "map"], min_grade=min_grade)
     for line in (*scores.warnings, *(line for system in scores.systems for line in system.warnings)):
         typer.echo(f"warning: {line}", err=True)
-    typer.echo(json.dumps(scores.to_json(), indent=2) if as_json else render_scores(scores))
+    typer.echo(json.dumps(scores.to_json(), indent=2) if as_json else render_scores(scores, terminal_width()))
 
 
 @app.command()
@@ -105,7 +105,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare systems of several reports, paired by query, and say which differences can be believed."""
-    from searchtune.cli.tables import render_comparison
+    from searchtune.cli.tables import render_comparison, terminal_width
     from searchtune.evaluation import read_report
     from searchtune.evaluation.compare import compare_reports
 
@@ -116,7 +116,7 @@ def compare(
         found = {"systems": dict(table.systems), "left_out": table.left_out, **table.figures.model_dump(mode="json")}
         typer.echo(json.dumps(found, indent=2))
         return
-    typer.echo(render_comparison(table))
+    typer.echo(render_comparison(table, terminal_width()))
 
 
 @app.command()
@@ -157,13 +157,14 @@ def table(
     part: Annotated[str, typer.Option("--slice", help="all, unseen, seen or residual.")] = "all",
 ) -> None:
     """Print a report as a table for the terminal, for Markdown or for a paper."""
+    from searchtune.cli.tables import report_text
     from searchtune.errors import ConfigError, did_you_mean
-    from searchtune.evaluation import read_report, render_report
+    from searchtune.evaluation import read_report
     from searchtune.evaluation.table import latex_table, markdown_table
 
     found = read_report(report)
     layouts = {
-        "text": lambda: render_report(found),
+        "text": lambda: report_text(found),
         "markdown": lambda: markdown_table(found, part),
         "latex": lambda: latex_table(found, part),
     }

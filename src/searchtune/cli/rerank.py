@@ -48,7 +48,7 @@ def train(
     folder = out or default_folder(f"rerank-{Path(recipe).name}", task)
 
     from searchtune.cli.progress import RichProgress
-    from searchtune.evaluation import render_report
+    from searchtune.cli.tables import report_text
     from searchtune.retrieval.cache import EmbeddingCache
     from searchtune.workflows.plan import plan_reranker
     from searchtune.workflows.rerank import train_reranker
@@ -66,7 +66,7 @@ def train(
         typer.echo(json.dumps(result.summary(), indent=2))
         return
     if result.report is not None:
-        typer.echo(render_report(result.report))
+        typer.echo(report_text(result.report))
         typer.echo(f"report   {result.folder / 'report.html'}")
     typer.echo(f"adapter  {result.adapter}")
 

@@ -59,9 +59,9 @@ def train(
         typer.echo(json.dumps(result.summary(), indent=2))
         return
     if result.report is not None:
-        from searchtune.evaluation import render_report
+        from searchtune.cli.tables import report_text
 
-        typer.echo(render_report(result.report))
+        typer.echo(report_text(result.report))
         typer.echo(f"report   {result.folder / 'report.html'}")
     typer.echo("dev      " + ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items()))
     typer.echo(f"adapter  {result.adapter}")

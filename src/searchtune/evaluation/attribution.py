@@ -16,7 +16,7 @@ import numpy as np
 
 from searchtune.errors import DataError
 from searchtune.evaluation.report import Figure, JsonEstimate, Part
-from searchtune.evaluation.wording import queries
+from searchtune.evaluation.wording import figure, queries, signed, spread
 from searchtune.metrics.shapley import Share, attribute, members
 from searchtune.metrics.significance import Estimate, bootstrap_columns
 from searchtune.reading import user_path
@@ -227,31 +227,31 @@ def attribution_verdict(report: AttributionReport) -> list[str]:
     if best.on != lead.everything.on:
         told = " + ".join(best.on) or "everything off"
         said.append(
-            f"The best of the {len(lead.grid)} selections on these queries is {told} ({best.value.mean:.3f}, the full "
-            f"pipeline {lead.everything.value.mean:.3f}); it was chosen after the fact, so confirm it on other queries."
+            f"The best of the {len(lead.grid)} selections on these queries is {told} ({figure(best.value.mean)}, the "
+            f"full pipeline {figure(lead.everything.value.mean)}); it was chosen after the fact, so confirm it on "
+            "other queries."
         )
     return said
 
 
 def _gain(gained: float, label: str) -> str:
-    return f"; the whole pipeline moves {label} by {gained:+.3f}".replace("-", "−")
+    return f"; the whole pipeline moves {label} by {signed(gained)}"
 
 
 def _stage_sentence(report: AttributionReport, name: str, it: StageShare) -> str:
     share = it.share
-    span = f"{share.mean:+.3f} (95% interval {share.low:+.3f} to {share.high:+.3f})".replace("-", "−")
+    told = f"{signed(share.mean)} (95% interval {spread(share)})"
     facts = report.stages[name]
     cost = "" if math.isnan(facts.seconds_per_query) else f" It takes {_seconds(facts.seconds_per_query)} a query."
     match it.verdict:
         case Verdict.EARNS:
-            return f"{name}: earns {span}. Keep it on.{cost}"
+            return f"{name}: earns {told}. Keep it on.{cost}"
         case Verdict.HARMS:
-            return f"{name}: costs {span}. Switch it off.{cost}"
+            return f"{name}: costs {told}. Switch it off.{cost}"
         case Verdict.IDLE:
-            return f"{name}: {span}, within chance: {_open(share)}.{cost}"
+            return f"{name}: {told}, within chance: {_open(share)}.{cost}"
         case Verdict.TOO_FEW:
-            told = f"{share.mean:+.3f}; too few queries ({share.n:,}) to show what it earns".replace("-", "−")
-            return f"{name}: {told}.{cost}"
+            return f"{name}: {signed(share.mean)}; too few queries ({share.n:,}) to show what it earns.{cost}"
 
 
 def _open(share: Estimate) -> str:
@@ -260,7 +260,7 @@ def _open(share: Estimate) -> str:
         return "it changes nothing, so off is cheaper"
     if share.high <= 0:
         return "it is not shown to help, so off is cheaper"
-    return f"it is not shown to help, and these queries do not rule out that it earns up to {share.high:.3f}"
+    return f"it is not shown to help, and these queries do not rule out that it earns up to {figure(share.high)}"
 
 
 def _seconds(value: float) -> str:

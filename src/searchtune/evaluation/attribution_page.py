@@ -17,7 +17,8 @@ from searchtune.evaluation.attribution import (
     attribution_verdict,
     grid_rows,
 )
-from searchtune.evaluation.vega import Rows, Spec, chart, spec
+from searchtune.evaluation.vega import FINDINGS, Rows, Spec, chart, figures_axis, spec
+from searchtune.evaluation.wording import figure, signed
 from searchtune.storage.atomic import write_text
 
 BADGES = {
@@ -26,7 +27,6 @@ BADGES = {
     Verdict.HARMS: ("bad", "switch it off"),
     Verdict.TOO_FEW: ("neutral", "too few queries"),
 }
-_FINDINGS = ["gain", "loss", "within chance"]
 _NOTHING, _EVERYTHING = "all off", "all on"
 _PER_BAR = 44
 """Height of one bar in pixels."""
@@ -88,7 +88,7 @@ def waterfall_rows(metric: MetricAttribution) -> Rows:
                 "to": after,
                 "low": at + low,
                 "high": at + high,
-                "text": f"{share.mean:+.3f}".replace("-", "−"),
+                "text": signed(share.mean),
                 "place": max(at + high, at, after),
                 "share": share.mean,
                 "total": False,
@@ -107,7 +107,7 @@ def _total(name: str, value: float) -> dict[str, Any]:
         "to": value,
         "low": value,
         "high": value,
-        "text": f"{value:.3f}",
+        "text": figure(value),
         "place": value,
         "share": value,
         "total": True,
@@ -119,16 +119,16 @@ def _waterfall(metric: MetricAttribution) -> Spec:
     rows = waterfall_rows(metric)
     order = [row["bar"] for row in rows]
     scale = alt.Scale(domain=_domain(rows), zero=False, nice=False)
-    x = alt.X("from:Q", scale=scale, title=metric.label, axis=alt.Axis(format=".2f", tickCount=6))
+    x = alt.X("from:Q", scale=scale, title=metric.label, axis=figures_axis(6))
     base = chart().encode(
         y=alt.Y("bar:N", sort=order, title=None, axis=alt.Axis(labelLimit=160)),
         tooltip=[
             alt.Tooltip("bar:N", title="stage"),
-            alt.Tooltip("share:Q", format="+.3f", title=metric.label),
+            alt.Tooltip("text:N", title=metric.label),
             alt.Tooltip("finding:N"),
         ],
     )
-    colour = alt.Color("finding:N", scale=alt.Scale(domain=[*_FINDINGS, "total"]), legend=None)
+    colour = alt.Color("finding:N", scale=FINDINGS, legend=None)
     shares, totals = base.transform_filter("!datum.total"), base.transform_filter("datum.total")
     drawn = alt.layer(
         shares.mark_bar(height=22, cornerRadius=3, opacity=0.85).encode(x=x, x2="to:Q", color=colour),
@@ -151,7 +151,7 @@ def _domain(rows: Rows) -> list[float]:
 
 
 def _ids(report: AttributionReport) -> dict[str, str]:
-    """Metric -> id of its chart, the headline first. Its colours are those of kinds: gain, loss, within chance."""
+    """Metric -> id of its chart, the headline first."""
     order = [report.headline, *(name for name in report.metrics if name != report.headline)]
     return {metric: f"kind-{number}" for number, metric in enumerate(order)}
 

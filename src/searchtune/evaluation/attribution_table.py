@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from searchtune.evaluation.attribution import AttributionReport, MetricAttribution, attribution_verdict
-from searchtune.evaluation.wording import bare_p, figure, interval, queries, signed
+from searchtune.evaluation.wording import bare_p, figure, interval, queries, signed, spread
 
 
 def render_attribution(report: AttributionReport) -> str:
@@ -24,8 +24,16 @@ def _shares(metric: MetricAttribution) -> list[str]:
     rows = [[metric.label, "share", "95% interval", "p (Holm)", "alone", "on top"]]
     rows.append(["all off", figure(metric.nothing.value.mean), interval(metric.nothing.value), "", "", ""])
     for name, it in metric.stages.items():
-        span = f"{signed(it.share.low)} to {signed(it.share.high)}"
-        rows.append([name, signed(it.share.mean), span, bare_p(it.p_holm), signed(it.alone.mean), signed(it.last.mean)])
+        rows.append(
+            [
+                name,
+                signed(it.share.mean),
+                spread(it.share),
+                bare_p(it.p_holm),
+                signed(it.alone.mean),
+                signed(it.last.mean),
+            ]
+        )
     rows.append(["all on", figure(metric.everything.value.mean), interval(metric.everything.value), "", "", ""])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

@@ -130,6 +130,7 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         training=plain(evidence.training),
         costs=plain(evidence.costs),
         provenance=plain(evidence.provenance),
+        documents=len(collection.doc_ids),
         fingerprint=collection.fingerprint,
         breakdown=figures_of_bins(
             {kind: {name: _keep(values, inside) for name, inside in bins.items()} for kind, bins in kinds.items()},

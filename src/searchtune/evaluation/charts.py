@@ -1,4 +1,4 @@
-"""The page's charts as Vega-Lite specs. They name no colours: the page's script gives them those of its theme."""
+"""The page's charts as Vega-Lite specs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from collections.abc import Mapping
 
 import altair as alt
 
-from searchtune.evaluation.curve_charts import dev_chart, loss_chart, precision_chart, recall_chart
+from searchtune.evaluation.curve_charts import (
+    dev_chart,
+    dev_metric,
+    dev_rows,
+    flat,
+    loss_chart,
+    precision_chart,
+    recall_chart,
+)
 from searchtune.evaluation.examples import shorten
+from searchtune.evaluation.parts import shown_parts
 from searchtune.evaluation.report import Report, Slice
 from searchtune.evaluation.reranking_charts import (
     reliability_chart,
@@ -16,14 +25,24 @@ from searchtune.evaluation.reranking_charts import (
     trade_off_chart,
     trade_off_rows,
 )
-from searchtune.evaluation.vega import Rows, Spec, chart, spec, thin
-from searchtune.evaluation.wording import metric_label, p_text
+from searchtune.evaluation.vega import (
+    FINDINGS,
+    Rows,
+    Spec,
+    changes_axis,
+    chart,
+    figures_axis,
+    spec,
+    system_colours,
+    thin,
+    worded,
+)
+from searchtune.evaluation.wording import figure, metric_label, p_text, signed
 
 MOST_BARS = 1500
 """Queries that the gain chart draws; of more, an even sample of the sorted gains, both ends included."""
 MOST_STEPS = 600
 """Steps that the loss curve draws."""
-ALL = "all"
 
 
 def page_charts(report: Report) -> dict[str, Spec]:
@@ -37,35 +56,38 @@ def page_charts(report: Report) -> dict[str, Spec]:
             charts[f"kind-{number}"] = _bins(rows, pair_names(report)[0], report.headline_metric)
     if report.recall_curve:
         charts["recall"] = recall_chart(report)
-    if report.precision_curve:
+    if report.precision_curve and not flat(report):
         charts["precision"] = precision_chart(report)
     if measured := trade_off_rows(report):
         charts["trade-off"] = trade_off_chart(report, measured)
     if predicted := reliability_rows(report.calibration):
         charts["reliability"] = reliability_chart(predicted)
     curve = [row for row in report.training.get("curve", []) if row.get("loss") is not None]
-    dev = [row for row in report.training.get("curve", []) if row.get("dev") is not None]
     if curve:
         charts["loss"] = loss_chart(thin(curve, MOST_STEPS))
-    if dev:
-        charts["dev"] = dev_chart(dev, str(report.training.get("dev_metric", report.headline_metric)))
+    if dev := dev_rows(report):
+        charts["dev"] = dev_chart(dev, dev_metric(report))
     return charts
 
 
 def slice_rows(report: Report) -> Rows:
     """One row for every slice, system and metric that has a mean; without an interval, the mean stands for it."""
     return [
-        {
-            "slice": name,
-            "system": system,
-            "tuned": system in report.candidates,
-            "metric": metric,
-            "mean": estimate.mean,
-            "low": estimate.low if estimate.n > 1 else estimate.mean,
-            "high": estimate.high if estimate.n > 1 else estimate.mean,
-            "n": estimate.n,
-        }
-        for name, part in {ALL: report, **report.slices}.items()
+        worded(
+            {
+                "slice": name,
+                "system": system,
+                "metric": metric,
+                "mean": estimate.mean,
+                "low": estimate.low if estimate.n > 1 else estimate.mean,
+                "high": estimate.high if estimate.n > 1 else estimate.mean,
+                "n": estimate.n,
+            },
+            mean=figure,
+            low=figure,
+            high=figure,
+        )
+        for name, part in shown_parts(report).items()
         for system, item in part.systems.items()
         for metric, estimate in item.metrics.items()
         if estimate.n
@@ -89,7 +111,10 @@ def gain_rows(report: Report) -> Rows:
         for query in report.per_query
     ]
     rows.sort(key=lambda row: (-row["gain"], row["slice"], row["id"]))
-    return [{"rank": rank, **row} for rank, row in enumerate(thin(rows, MOST_BARS), start=1)]
+    return [
+        worded({"rank": rank, **row}, before=figure, after=figure, gain=signed)
+        for rank, row in enumerate(thin(rows, MOST_BARS), start=1)
+    ]
 
 
 def pair_names(report: Report) -> list[str]:
@@ -110,20 +135,19 @@ def bin_rows(report: Report, bins: Mapping[str, Slice]) -> Rows:
             if not told.n:
                 continue
             finding = ("gain" if told.delta > 0 else "loss") if told.significant else "within chance"
-            rows.append(
-                {
-                    "bin": f"{shorten(name, 40)} ({told.n:,})",
-                    "pair": f"{told.a} → {told.b}",
-                    "finding": finding,
-                    "change": told.delta,
-                    "low": told.delta if math.isnan(told.low) else told.low,
-                    "high": told.delta if math.isnan(told.high) else told.high,
-                    "p": p_text(told.p_holm),
-                    "before": part.estimate(told.a).mean,
-                    "after": part.estimate(told.b).mean,
-                    "n": told.n,
-                }
-            )
+            row = {
+                "bin": f"{shorten(name, 40)} · {told.n:,}",
+                "pair": f"{told.a} → {told.b}",
+                "finding": finding,
+                "change": told.delta,
+                "low": told.delta if math.isnan(told.low) else told.low,
+                "high": told.delta if math.isnan(told.high) else told.high,
+                "p": p_text(told.p_holm),
+                "before": part.estimate(told.a).mean,
+                "after": part.estimate(told.b).mean,
+                "n": told.n,
+            }
+            rows.append(worded(row, change=signed, low=signed, high=signed, before=figure, after=figure))
     return rows
 
 
@@ -133,20 +157,20 @@ def _bins(rows: Rows, first: str, metric: str) -> Spec:
     shown = chart().transform_filter("datum.pair === pair")
     marks = shown.encode(
         y=alt.Y("bin:N", sort=order, title=None, axis=alt.Axis(labelLimit=190)),
-        color=alt.Color("finding:N", scale=alt.Scale(domain=["gain", "loss", "within chance"]), legend=None),
+        color=alt.Color("finding:N", scale=FINDINGS, legend=None),
         tooltip=[
             alt.Tooltip("bin:N", title="queries"),
-            alt.Tooltip("change:Q", format="+.3f"),
-            alt.Tooltip("low:Q", format="+.3f", title="95% from"),
-            alt.Tooltip("high:Q", format="+.3f", title="95% to"),
+            alt.Tooltip("change_text:N", title="change"),
+            alt.Tooltip("low_text:N", title="95% from"),
+            alt.Tooltip("high_text:N", title="95% to"),
             alt.Tooltip("p:N", title="corrected"),
             alt.Tooltip("finding:N"),
-            alt.Tooltip("before:Q", format=".3f"),
-            alt.Tooltip("after:Q", format=".3f"),
+            alt.Tooltip("before_text:N", title="before"),
+            alt.Tooltip("after_text:N", title="after"),
         ],
     )
     scale = alt.Scale(zero=True, padding=8)
-    axis = alt.Axis(labelExpr="datum.value ? format(datum.value, '+.2f') : '0'", tickCount=4, labelOverlap="greedy")
+    axis = changes_axis()
     layers = [
         shown.mark_rule(strokeDash=[2, 4], opacity=0.8, tooltip=None, aria=False).encode(
             x=alt.XDatum(0, type="quantitative", scale=scale)
@@ -165,25 +189,24 @@ def _slice_charts(report: Report) -> dict[str, Spec]:
     """One interval plot a slice, all on the same scale, which spans every interval of the chosen metric."""
     rows = slice_rows(report)
     order = list(report.systems)
-    names = [name for name, part in {ALL: report, **report.slices}.items() if part.n]
-    return {name: _interval_plot(rows, name, order, report) for name in names}
+    return {name: _interval_plot(rows, name, order, report) for name in shown_parts(report)}
 
 
 def _interval_plot(rows: Rows, name: str, order: list[str], report: Report) -> Spec:
     metric = alt.param(name="metric", value=report.headline_metric)
     scale = alt.Scale(zero=False, nice=True)
-    x = alt.X("low:Q", scale=scale, title=None, axis=alt.Axis(format=".2f", tickCount=5))
+    x = alt.X("low:Q", scale=scale, title=None, axis=figures_axis(labelOverlap="greedy"))
     y = alt.Y("system:N", sort=order, title=None, axis=alt.Axis(labelLimit=150))
     every = chart().transform_filter("datum.metric === metric")
     shown = every.transform_filter(alt.datum.slice == name)
-    marks = shown.transform_calculate(kind="datum.tuned ? 'tuned' : 'not tuned'").encode(
+    marks = shown.encode(
         y=y,
-        color=alt.Color("kind:N", scale=alt.Scale(domain=["tuned", "not tuned"]), legend=None),
+        color=alt.Color("system:N", scale=system_colours(report, order), legend=None),
         tooltip=[
             alt.Tooltip("system:N"),
-            alt.Tooltip("mean:Q", format=".3f"),
-            alt.Tooltip("low:Q", format=".3f", title="95% from"),
-            alt.Tooltip("high:Q", format=".3f", title="95% to"),
+            alt.Tooltip("mean_text:N", title="mean"),
+            alt.Tooltip("low_text:N", title="95% from"),
+            alt.Tooltip("high_text:N", title="95% to"),
             alt.Tooltip("n:Q", title="queries"),
         ],
     )
@@ -203,24 +226,22 @@ def _gains(report: Report, before: str, after: str) -> Spec:
     label = metric_label(report.headline_metric)
     rows = gain_rows(report)
     slices = [name for name in ("unseen", "seen", "unknown") if any(row["slice"] == name for row in rows)]
+    colours = ["--accent", "--second"][: len(slices)]  # of one pair of systems: these are not colours of systems
+    legend = alt.Legend() if len(slices) > 1 else None
     pick = alt.selection_point(fields=["slice"], bind="legend")
     bars = (
         chart()
         .mark_bar()
         .encode(
             x=alt.X("rank:O", axis=None, scale=alt.Scale(paddingInner=0.08 if len(rows) < 400 else 0)),
-            y=alt.Y(
-                "gain:Q",
-                title=f"change in {label}",
-                axis=alt.Axis(labelExpr="datum.value ? format(datum.value, '+.1f') : '0'"),
-            ),
-            color=alt.Color("slice:N", scale=alt.Scale(domain=slices), title=None),
+            y=alt.Y("gain:Q", title=f"change in {label}", axis=changes_axis(6)),
+            color=alt.Color("slice:N", scale=alt.Scale(domain=slices, range=colours), title=None, legend=legend),
             opacity=alt.when(pick).then(alt.value(1)).otherwise(alt.value(0.12)),
             tooltip=[
                 alt.Tooltip("query:N"),
-                alt.Tooltip("gain:Q", format="+.3f"),
-                alt.Tooltip("before:Q", format=".3f", title=before),
-                alt.Tooltip("after:Q", format=".3f", title=after),
+                alt.Tooltip("gain_text:N", title="change"),
+                alt.Tooltip("before_text:N", title=before),
+                alt.Tooltip("after_text:N", title=after),
                 alt.Tooltip("slice:N"),
                 alt.Tooltip("id:N"),
             ],

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
 
 from searchtune.evaluation.report import Report
-from searchtune.evaluation.vega import Rows, Spec, chart, spec
-from searchtune.evaluation.wording import metric_label
+from searchtune.evaluation.vega import Rows, Spec, chart, counts_axis, figures_axis, spec, system_colours, worded
+from searchtune.evaluation.wording import NOISE, figure, metric_label
 from searchtune.metrics.curves import RECALL_LEVELS
 
 
 def recall_rows(report: Report) -> Rows:
     """Recall of every system at each rank to 20, then at every fifth."""
     return [
-        {"system": name, "k": k, "recall": value}
+        worded({"system": name, "k": k, "recall": value}, recall=figure)
         for name, curve in report.recall_curve.items()
         for k, value in enumerate(curve, start=1)
         if k <= 20 or k % 5 == 0
@@ -27,10 +29,10 @@ def recall_chart(report: Report) -> Spec:
     ranks = [1, 2, 5, 10, 20, 50, 100]
     scale, axis = alt.Scale(type="log", nice=False), alt.Axis(values=ranks, format="d")
     drawn = _lines(
-        list(report.recall_curve),
+        system_colours(report, list(report.recall_curve)),
         alt.X("k:Q", title="rank k", scale=scale, axis=axis),
-        alt.Y("recall:Q", title="mean recall", scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f")),
-        [alt.Tooltip("system:N"), alt.Tooltip("k:Q"), alt.Tooltip("recall:Q", format=".3f")],
+        alt.Y("recall:Q", title="mean recall", scale=alt.Scale(zero=False), axis=figures_axis()),
+        [alt.Tooltip("system:N"), alt.Tooltip("k:Q"), alt.Tooltip("recall_text:N", title="recall")],
     )
     return spec(drawn, recall_rows(report), "Mean recall by rank, one line a system")
 
@@ -38,27 +40,32 @@ def recall_chart(report: Report) -> Spec:
 def precision_chart(report: Report) -> Spec:
     """Mean interpolated precision at eleven levels of recall."""
     rows = [
-        {"system": name, "recall": level, "precision": value}
+        worded({"system": name, "recall": level, "precision": value}, precision=figure)
         for name, curve in report.precision_curve.items()
         for level, value in zip(RECALL_LEVELS, curve, strict=True)
     ]
     drawn = _lines(
-        list(report.precision_curve),
-        alt.X("recall:Q", title="recall", axis=alt.Axis(format=".1f", tickCount=6)),
-        alt.Y("precision:Q", title="mean precision", axis=alt.Axis(format=".1f", tickCount=6)),
-        [alt.Tooltip("system:N"), alt.Tooltip("recall:Q"), alt.Tooltip("precision:Q", format=".3f")],
+        system_colours(report, list(report.precision_curve)),
+        alt.X("recall:Q", title="recall", axis=figures_axis(6)),
+        alt.Y("precision:Q", title="mean precision", axis=figures_axis(6)),
+        [alt.Tooltip("system:N"), alt.Tooltip("recall:Q"), alt.Tooltip("precision_text:N", title="precision")],
     )
     return spec(drawn, rows, "Mean interpolated precision by recall, one line a system")
 
 
-def _lines(names: list[str], x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> Any:
+def flat(report: Report) -> bool:
+    """Whether precision is the same at every recall, as where every query has one relevant document."""
+    return all(max(curve) - min(curve) < NOISE for curve in report.precision_curve.values() if curve)
+
+
+def _lines(colours: alt.Scale, x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> Any:
     """One line a system, told apart by colour and by dashes."""
+    names = colours.domain
     legend = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeWidth=2, columns=2)
-    scale = alt.Scale(domain=names)
-    color = alt.Color("system:N", sort=names, scale=scale, title=None, legend=legend)
+    color = alt.Color("system:N", sort=names, scale=colours, title=None, legend=legend)
     base = chart().encode(x=x, y=y, color=color, tooltip=tooltip)
     line = base.mark_line(strokeWidth=2).encode(
-        strokeDash=alt.StrokeDash("system:N", sort=names, scale=scale, title=None, legend=legend)
+        strokeDash=alt.StrokeDash("system:N", sort=names, scale=alt.Scale(domain=names), title=None, legend=legend)
     )
     points = base.mark_point(filled=True, size=110, opacity=0, aria=False)
     return alt.layer(line, points).properties(width="container", height=300)
@@ -72,20 +79,43 @@ def loss_chart(rows: Rows) -> Spec:
         alt.Tooltip("lr:Q", format=".2e", title="rate"),
     ]
     base = chart().encode(
-        x=alt.X("step:Q", title="step", axis=alt.Axis(format="d", tickCount=6)),
-        y=alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False)),
+        x=alt.X("step:Q", title="step", axis=counts_axis()),
+        y=alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False), axis=figures_axis()),
     )
     hover = base.mark_point(filled=True, size=120, opacity=0).encode(tooltip=tooltip)
     drawn = alt.layer(base.mark_line(strokeWidth=2), hover).properties(width="container", height=220)
     return spec(drawn, rows, "Training loss by step")
 
 
+def dev_metric(report: Report) -> str:
+    """The metric of the dev split that training chose by."""
+    return str(report.training.get("dev_metric", report.headline_metric))
+
+
+def dev_rows(report: Report) -> Rows:
+    """One row for every look at the dev split; a look is a figure, or figures by their names."""
+    name, kept = dev_metric(report), report.training.get("best_step")
+    rows: Rows = []
+    for step in report.training.get("curve", []):
+        look = step.get("dev")
+        value = look.get(name) if isinstance(look, Mapping) else look
+        if isinstance(value, int | float) and math.isfinite(value):
+            words = "yes" if step["step"] == kept else "no"
+            rows.append(worded({"step": step["step"], "dev": value, "kept": words}, dev=figure))
+    return rows
+
+
 def dev_chart(rows: Rows, metric: str) -> Spec:
-    """A metric of the dev split by step."""
+    """A metric of the dev split by step, the step that was kept in a ring."""
+    label = metric_label(metric)
     base = chart().encode(
-        x=alt.X("step:Q", title="step", axis=alt.Axis(format="d", tickCount=6)),
-        y=alt.Y("dev:Q", title=f"dev {metric_label(metric)}", scale=alt.Scale(zero=False, padding=12)),
-        tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("dev:Q", format=".4f", title=metric_label(metric))],
+        x=alt.X("step:Q", title="step", axis=counts_axis(), scale=alt.Scale(zero=False, padding=12)),
+        y=alt.Y("dev:Q", title=f"dev {label}", scale=alt.Scale(zero=False, padding=12), axis=figures_axis()),
+        tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("dev_text:N", title=label), alt.Tooltip("kept:N")],
     )
-    line, points = base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=90, opacity=1)
-    return spec(alt.layer(line, points).properties(width="container", height=220), rows, "Dev metric by step")
+    layers = [
+        base.mark_line(strokeWidth=2),
+        base.mark_point(filled=True, size=90, opacity=1),
+        base.transform_filter("datum.kept === 'yes'").mark_point(filled=False, size=260, strokeWidth=2),
+    ]
+    return spec(alt.layer(*layers).properties(width="container", height=220), rows, "Dev metric by step")

@@ -9,7 +9,8 @@ import altair as alt
 from searchtune.evaluation.examples import shorten
 from searchtune.evaluation.judge_report import Bias, JudgeReport, Ranking
 from searchtune.evaluation.reranking_charts import reliability_chart, reliability_rows
-from searchtune.evaluation.vega import Rows, Spec, chart, spec
+from searchtune.evaluation.vega import Rows, Spec, changes_axis, chart, figures_axis, spec, worded
+from searchtune.evaluation.wording import figure, signed
 from searchtune.metrics.significance import Estimate
 
 PER_ROW = 34
@@ -37,7 +38,10 @@ def judge_charts(report: JudgeReport) -> dict[str, Spec]:
 def kappa_rows(report: JudgeReport) -> Rows:
     """One row for every judge that has a kappa, the most agreeing first."""
     found: Rows = [
-        {"judge": name, "kind": judge.kind, "lead": name == report.headline, **_spread(judge.figure("kappa"))}
+        worded(
+            {"judge": name, "kind": judge.kind, "lead": name == report.headline, **_spread(judge.figure("kappa"))},
+            **dict.fromkeys(("mean", "low", "high"), figure),
+        )
         for name, judge in report.judges.items()
         if not math.isnan(judge.figure("kappa").mean)
     ]
@@ -47,12 +51,10 @@ def kappa_rows(report: JudgeReport) -> Rows:
 def bias_rows(bias: Bias) -> Rows:
     """One row for every bin of a feature, from the lowest."""
     return [
-        {
-            "bin": _span(it.low, it.high),
-            "pairs": it.pairs,
-            "error": it.error,
-            **_spread(it.adjusted),
-        }
+        worded(
+            {"bin": _span(it.low, it.high), "pairs": it.pairs, "error": it.error, **_spread(it.adjusted)},
+            **dict.fromkeys(("error", "mean", "low", "high"), signed),
+        )
         for it in bias.bins
     ]
 
@@ -60,15 +62,18 @@ def bias_rows(bias: Bias) -> Rows:
 def system_rows(order: Ranking) -> Rows:
     """One row for every system that both sides measured."""
     return [
-        {
-            "system": shorten(name, 40),
-            "human": it.human.mean,
-            "human_low": _or(it.human.low, it.human.mean),
-            "human_high": _or(it.human.high, it.human.mean),
-            "judge": it.judge.mean,
-            "judge_low": _or(it.judge.low, it.judge.mean),
-            "judge_high": _or(it.judge.high, it.judge.mean),
-        }
+        worded(
+            {
+                "system": shorten(name, 40),
+                "human": it.human.mean,
+                "human_low": _or(it.human.low, it.human.mean),
+                "human_high": _or(it.human.high, it.human.mean),
+                "judge": it.judge.mean,
+                "judge_low": _or(it.judge.low, it.judge.mean),
+                "judge_high": _or(it.judge.high, it.judge.mean),
+            },
+            **dict.fromkeys([f"{side}{end}" for side in ("human", "judge") for end in ("", "_low", "_high")], figure),
+        )
         for name, it in order.systems.items()
         if not math.isnan(it.human.mean) and not math.isnan(it.judge.mean)
     ]
@@ -79,19 +84,17 @@ def _kappa(report: JudgeReport, rows: Rows) -> Spec:
     order = [row["judge"] for row in rows]
     base = chart().encode(
         y=alt.Y("judge:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
-        color=alt.Color("lead:N", scale=alt.Scale(domain=[True, False]), legend=None),
+        color=alt.Color("lead:N", scale=alt.Scale(domain=[True, False], range=["--accent", "--other"]), legend=None),
         tooltip=[
             alt.Tooltip("judge:N"),
             alt.Tooltip("kind:N"),
-            alt.Tooltip("mean:Q", format=".3f", title="kappa"),
-            alt.Tooltip("low:Q", format=".3f", title="95% from"),
-            alt.Tooltip("high:Q", format=".3f", title="95% to"),
+            alt.Tooltip("mean_text:N", title="kappa"),
+            alt.Tooltip("low_text:N", title="95% from"),
+            alt.Tooltip("high_text:N", title="95% to"),
         ],
     )
     low = min(0.0, *(row["low"] for row in rows))
-    x = alt.X(
-        "low:Q", scale=alt.Scale(domain=[low, 1]), title="κ, relevant or not", axis=alt.Axis(format=".1f", tickCount=6)
-    )
+    x = alt.X("low:Q", scale=alt.Scale(domain=[low, 1]), title="κ, relevant or not", axis=figures_axis(6))
     drawn = alt.layer(
         base.mark_rule(strokeWidth=3, strokeCap="round", opacity=0.55).encode(x=x, x2="high:Q"),
         base.mark_point(filled=True, size=95, opacity=1).encode(x=alt.X("mean:Q", title="κ, relevant or not")),
@@ -104,15 +107,15 @@ def _bias(bias: Bias, rows: Rows) -> Spec:
     order = [row["bin"] for row in rows]
     plain = chart()
     title = "grades too high (+) or low (−)"
-    y = alt.Y("low:Q", title=title, axis=alt.Axis(format="+.2f", tickCount=5))
+    y = alt.Y("low:Q", title=title, axis=changes_axis(5))
     base = plain.encode(
         x=alt.X("bin:N", sort=order, title=bias.feature, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         tooltip=[
             alt.Tooltip("bin:N", title=bias.feature),
-            alt.Tooltip("mean:Q", format="+.3f", title="adjusted"),
-            alt.Tooltip("low:Q", format="+.3f", title="95% from"),
-            alt.Tooltip("high:Q", format="+.3f", title="95% to"),
-            alt.Tooltip("error:Q", format="+.3f", title="judge − human"),
+            alt.Tooltip("mean_text:N", title="adjusted"),
+            alt.Tooltip("low_text:N", title="95% from"),
+            alt.Tooltip("high_text:N", title="95% to"),
+            alt.Tooltip("error_text:N", title="judge − human"),
             alt.Tooltip("pairs:Q", format=","),
         ],
     )
@@ -135,12 +138,12 @@ def _systems(order: Ranking, rows: Rows) -> Spec:
     domain = [min(values) - pad, max(values) + pad]
     scale = alt.Scale(domain=domain, nice=False, zero=False)
     names = {"human": f"{order.metric} by people", "judge": f"{order.metric} by the judge"}
-    axis = alt.Axis(format=".2f", tickCount=6)
+    axis = figures_axis(6)
     x = alt.X("human:Q", scale=scale, title=names["human"], axis=axis)
     y = alt.Y("judge:Q", scale=scale, title=names["judge"], axis=axis)
     plain = chart()
     tooltip = [alt.Tooltip("system:N")] + [
-        alt.Tooltip(f"{side}{end}:Q", format=".3f", title=f"{side}{title}")
+        alt.Tooltip(f"{side}{end}_text:N", title=f"{side}{title}")
         for side in ("human", "judge")
         for end, title in (("", ""), ("_low", ", 95% from"), ("_high", ", 95% to"))
     ]

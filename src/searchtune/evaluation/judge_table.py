@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from searchtune.evaluation.judge_report import JudgeReport
 from searchtune.evaluation.judge_wording import LABELS
+from searchtune.evaluation.wording import figure, percent
 from searchtune.metrics.significance import Estimate
 
 _SHOWN = ("kappa", "kappa_graded", "precision", "recall")
@@ -22,7 +23,7 @@ def judge_table(report: JudgeReport) -> list[str]:
         if fooled:
             tried = sum(canary.pairs for canary in judge.canaries.values())
             rises = sum(canary.rises.mean * canary.pairs for canary in judge.canaries.values())
-            row.append(f"{rises / tried:.0%} of {tried}" if tried else "-")
+            row.append(f"{percent(rises / tried)} of {tried:,}" if tried else "-")
         rows.append(row)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -31,4 +32,4 @@ def judge_table(report: JudgeReport) -> list[str]:
 def _figure(estimate: Estimate | None) -> str:
     if estimate is None or estimate.mean != estimate.mean:
         return "-"
-    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{figure(estimate.mean)} [{figure(estimate.low)}, {figure(estimate.high)}]"

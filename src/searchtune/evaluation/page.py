@@ -6,6 +6,7 @@ comes from data. It is made from the `Report` alone, so that it can be made agai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
@@ -17,10 +18,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from searchtune.evaluation import wording
-from searchtune.evaluation.charts import ALL, MOST_BARS, page_charts, pair_names
+from searchtune.evaluation.charts import MOST_BARS, page_charts, pair_names
 from searchtune.evaluation.explorer import PLACE, explorer_data, rankings_script, script_json
 from searchtune.evaluation.hurt import hurt_most
-from searchtune.evaluation.report import Report
+from searchtune.evaluation.parts import cutoff_notes, leaders, shown_parts
+from searchtune.evaluation.report import ALL, Comparison, Report
 from searchtune.evaluation.reranking import reranking_warnings
 from searchtune.evaluation.verdict import Outcome, outcome, verdict
 from searchtune.storage.atomic import write_text
@@ -56,7 +58,7 @@ def render_page(report: Report) -> str:
     """The whole page as HTML."""
     tone, badge = _BADGES[outcome(report)]
     headline, *reasons = verdict(report)
-    warnings = reranking_warnings(report)
+    warnings, parts = reranking_warnings(report), shown_parts(report)
     with debug_mode(False):  # altair checks each part against its schema, which takes longer than to draw it
         charts = page_charts(report)
     frame = (
@@ -70,7 +72,9 @@ def render_page(report: Report) -> str:
             warnings=warnings,
             reasons=[sentence for sentence in reasons if sentence not in warnings],
             charts=charts,
-            parts={ALL: report, **report.slices} if report.tuned else {ALL: report},
+            parts=parts,
+            leaders={name: {it: leaders(part, it, report) for it in report.metrics} for name, part in parts.items()},
+            cutoff_notes=cutoff_notes(report),
             pairs=pair_names(report),
             has_kinds=any(name.startswith("kind-") for name in charts),
             slice_notes=_SLICES,
@@ -106,8 +110,6 @@ def environment() -> Environment:
         signed=wording.signed,
         p_text=wording.p_text,
         bare_p=wording.bare_p,
-        corrected_p=wording.corrected_p,
-        corrected_p_text=wording.corrected_p_text,
         spread=wording.spread,
         interval=wording.interval,
         metric_label=wording.metric_label,
@@ -115,6 +117,10 @@ def environment() -> Environment:
         share=wording.percent,
         milliseconds=wording.milliseconds,
         script_json=script_json,
+        told_p=wording.told_p,
+        p_cell=_p_cell,
+        leaders_of=lambda part, report, metric: leaders(part, metric, report),
+        origin=origin,
         words=_words,
         value=_value,
     )
@@ -142,6 +148,42 @@ def _bundle() -> str:
 def cost_columns(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The keys of all costs, in order, without what has a table of its own."""
     return [key for key in dict.fromkeys(key for row in costs.values() for key in row) if key != "exact_loss"]
+
+
+def _p_cell(it: Comparison) -> Markup:
+    """The p-value, and below it the corrected one with that word: a difference of means or of kappas, a share."""
+    raw, corrected = wording.bare_p(it.p_value), wording.bare_p(it.p_holm)
+    told = "" if math.isnan(it.p_holm) else Markup("<small>{} corrected</small>").format(corrected)
+    return Markup("{}{}").format(raw, told)
+
+
+def origin(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was compared and how it was made, for the first lines of a page: base, recipe or suite, command."""
+    recipe, suite = provenance.get("recipe"), provenance.get("suite")
+    told: list[tuple[str, str]] = []
+    if isinstance(recipe, Mapping):
+        told += [("base", str(recipe[key])) for key in ("base",) if recipe.get(key)]
+        told.append(("recipe", _recipe_words(recipe)))
+    if isinstance(suite, Mapping):
+        systems = suite.get("systems")
+        known = systems.values() if isinstance(systems, Mapping) else ()
+        models = dict.fromkeys(str(it["model"]) for it in known if isinstance(it, Mapping) and it.get("model"))
+        told += [("suite", str(suite.get("name", "")))] + [("models", ", ".join(models))] * bool(models)
+    if isinstance(provenance.get("command"), str):
+        told.append(("made by", provenance["command"]))
+    return told
+
+
+def _recipe_words(recipe: Mapping[str, Any]) -> str:
+    """`embed: lora of rank 8, 2 epochs, seed 13`: what tells recipes apart, as far as it is there."""
+    method, optim = (found if isinstance(found := recipe.get(key), Mapping) else {} for key in ("method", "optim"))
+    words = [
+        f"{method.get('name', 'adapter')} of rank {method['rank']}" if "rank" in method else "",
+        f"{optim['epochs']} epochs" if "epochs" in optim else "",
+        f"rate {optim['lr']:g}" if isinstance(optim.get("lr"), float) else "",
+        f"seed {recipe['seed']}" if "seed" in recipe else "",
+    ]
+    return ": ".join(filter(None, (str(recipe.get("kind", "")), ", ".join(filter(None, words)))))
 
 
 def _facts(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from searchtune.storage.atomic import write_json
 
 HEADLINE = "ndcg@10"
 """The headline metric where none is named."""
+ALL = "all"
+"""The name of the slice of all judged queries."""
 METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
 """The metrics of a report where none are named."""
 
@@ -338,6 +340,8 @@ class Report(Slice):
     training: dict[str, Any]
     costs: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
+    documents: int = 0
+    """In the collection; 0 in reports that did not count them."""
     fingerprint: str = ""
     """SHA-256 of the collection; empty in reports that did not keep it."""
     breakdown: dict[str, dict[str, Slice]] = {}

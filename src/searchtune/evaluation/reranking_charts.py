@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import altair as alt
 
 from searchtune.evaluation.report import Reliability, Report
-from searchtune.evaluation.vega import Rows, Spec, chart, spec
-from searchtune.evaluation.wording import metric_label, p_text
+from searchtune.evaluation.vega import Rows, Spec, chart, figures_axis, spec, system_colours, worded
+from searchtune.evaluation.wording import figure, metric_label, p_text, signed
 
 WIDE = 30
 """Costs that differ by more than this factor are drawn on a logarithmic scale."""
@@ -34,7 +34,10 @@ def trade_off_rows(report: Report) -> Rows:
         for point in it.points
         if not math.isnan(point.ms_per_query)
     ]
-    return [{**row, "first": not number} for number, row in enumerate(rows)]  # where the reference is named
+    return [
+        worded(row, mean=figure, low=figure, high=figure, gain=signed) | {"first": not number}  # names the reference
+        for number, row in enumerate(rows)
+    ]
 
 
 def trade_off_chart(report: Report, rows: Rows) -> Spec:
@@ -46,17 +49,19 @@ def trade_off_chart(report: Report, rows: Rows) -> Spec:
     x = alt.X("ms:Q", title="milliseconds per query", scale=domain, axis=alt.Axis(format="~r", tickCount=6))
     scale = alt.Scale(zero=False, padding=14)
     label = metric_label(report.headline_metric)
-    y = alt.Y("mean:Q", title=label, scale=scale, axis=alt.Axis(format=".2f", tickCount=5))
+    y = alt.Y("mean:Q", title=label, scale=scale, axis=figures_axis())
     legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=2) if len(names) > 1 else None
     plain = chart()
-    base = plain.encode(x=x, color=alt.Color("system:N", scale=alt.Scale(domain=names), title=None, legend=legend))
+    base = plain.encode(
+        x=x, color=alt.Color("system:N", scale=system_colours(report, names), title=None, legend=legend)
+    )
     tooltip = [
         alt.Tooltip("system:N"),
         alt.Tooltip("point:N"),
-        alt.Tooltip("mean:Q", format=".3f"),
-        alt.Tooltip("low:Q", format=".3f", title="95% from"),
-        alt.Tooltip("high:Q", format=".3f", title="95% to"),
-        alt.Tooltip("gain:Q", format="+.3f", title="against retrieval alone"),
+        alt.Tooltip("mean_text:N", title="mean"),
+        alt.Tooltip("low_text:N", title="95% from"),
+        alt.Tooltip("high_text:N", title="95% to"),
+        alt.Tooltip("gain_text:N", title="against retrieval alone"),
         alt.Tooltip("p:N", title="corrected"),
         alt.Tooltip("ms:Q", format=",.3~r"),
         alt.Tooltip("pairs:Q", format=",.3~r", title="pairs per query"),
@@ -82,15 +87,21 @@ def trade_off_chart(report: Report, rows: Rows) -> Spec:
 def reliability_rows(calibration: Mapping[str, Reliability]) -> Rows:
     """One row for every bin that holds a pair."""
     return [
-        {
-            "name": name,
-            "predicted": part.predicted,
-            "share": part.relevant.mean,
-            "low": part.relevant.low,
-            "high": part.relevant.high,
-            "n": part.relevant.n,
-            "bin": f"{part.low:.1f} to {part.high:.1f}",
-        }
+        worded(
+            {
+                "name": name,
+                "predicted": part.predicted,
+                "share": part.relevant.mean,
+                "low": part.relevant.low,
+                "high": part.relevant.high,
+                "n": part.relevant.n,
+                "bin": f"{part.low:.1f} to {part.high:.1f}",
+            },
+            predicted=figure,
+            share=figure,
+            low=figure,
+            high=figure,
+        )
         for name, it in calibration.items()
         for part in it.bins
     ]
@@ -99,19 +110,19 @@ def reliability_rows(calibration: Mapping[str, Reliability]) -> Rows:
 def reliability_chart(rows: Rows) -> Spec:
     """Predicted probability against the share that is relevant, beside the line where they agree."""
     names = list(dict.fromkeys(row["name"] for row in rows))
-    unit = alt.Scale(domain=[0, 1])
-    x = alt.X("predicted:Q", title="predicted probability", scale=unit, axis=alt.Axis(format=".1f", tickCount=6))
-    y = alt.Y("share:Q", title="share relevant", scale=unit, axis=alt.Axis(format=".1f", tickCount=6))
+    unit, colours = alt.Scale(domain=[0, 1]), alt.Scale(domain=names, range=["--second", "--accent"][-len(names) :])
+    x = alt.X("predicted:Q", title="predicted probability", scale=unit, axis=figures_axis(6))
+    y = alt.Y("share:Q", title="share relevant", scale=unit, axis=figures_axis(6))
     legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=2) if len(names) > 1 else None
     plain = chart()
-    base = plain.encode(x=x, color=alt.Color("name:N", scale=alt.Scale(domain=names), title=None, legend=legend))
+    base = plain.encode(x=x, color=alt.Color("name:N", scale=colours, title=None, legend=legend))
     tooltip = [
         alt.Tooltip("name:N"),
         alt.Tooltip("bin:N"),
-        alt.Tooltip("predicted:Q", format=".3f"),
-        alt.Tooltip("share:Q", format=".3f"),
-        alt.Tooltip("low:Q", format=".3f", title="95% from"),
-        alt.Tooltip("high:Q", format=".3f", title="95% to"),
+        alt.Tooltip("predicted_text:N", title="predicted"),
+        alt.Tooltip("share_text:N", title="share relevant"),
+        alt.Tooltip("low_text:N", title="95% from"),
+        alt.Tooltip("high_text:N", title="95% to"),
         alt.Tooltip("n:Q", title="pairs", format=","),
     ]
     layers = [

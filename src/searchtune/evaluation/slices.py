@@ -115,12 +115,12 @@ def word_overlap(collection: Collection, qrels: Qrels) -> FloatArray64:
 
 
 def overlap_bins(shares: FloatArray64) -> Bins:
-    """Low below a third, high above two thirds; queries without a share are in none. Shape: shares (judged,)."""
+    """Three bins, cut at a third and at two thirds; queries without a share are in none. Shape: shares (judged,)."""
     third = 1 / 3
     bins = {
-        "low (below a third)": shares < third,
-        "middle": (shares >= third) & (shares <= 2 * third),
-        "high (over two thirds)": shares > 2 * third,
+        "below a third": shares < third,
+        "a third to two thirds": (shares >= third) & (shares <= 2 * third),
+        "over two thirds": shares > 2 * third,
     }
     return _filled(bins)
 
@@ -136,7 +136,9 @@ def tag_bins(collection: Collection, qrels: Qrels, tags: Mapping[str, Sequence[s
     counts = Counter(tag for tagged in given for tag in tagged)
     common = sorted(counts, key=lambda tag: (-counts[tag], tag))[:MOST_TAGS]
     bins = {tag: np.array([tag in tagged for tagged in given], dtype=np.bool_) for tag in common}
-    return _filled({**bins, "(untagged)": np.array([not tagged for tagged in given], dtype=np.bool_)}) if bins else {}
+    return (
+        _filled({**bins, "without a tag": np.array([not tagged for tagged in given], dtype=np.bool_)}) if bins else {}
+    )
 
 
 def _filled(bins: Bins) -> Bins:

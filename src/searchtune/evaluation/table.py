@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from searchtune.errors import ConfigError, did_you_mean
-from searchtune.evaluation.report import Report, Slice
+from searchtune.evaluation.parts import cutoff_notes, leaders, shown_parts
+from searchtune.evaluation.report import ALL, Report, Slice
 from searchtune.evaluation.verdict import verdict
 from searchtune.evaluation.wording import figure, interval, metric_label, queries
 
-ALL = "all"
 _LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -37,26 +39,50 @@ _LATEX = {
 
 
 def show_report(report: Report, console: Console) -> None:
-    """Print the verdict in one line, every system by metric with its interval, the means by slice, and the reasons."""
+    """Print the verdict in one line, every system by metric with its interval, the means by slice, and the reasons.
+
+    Where not all metrics fit side by side, they stand in several tables.
+    """
     headline, *rest = verdict(report)
     console.print(Text(headline, style="bold"))
-    console.print(_table(report))
+    for table in side_by_side(report.metrics, partial(_table, report), console.width):
+        console.print(table)
     console.print(Text("★ best of its block   small figures: 95% bootstrap interval", style="dim"))
-    for sentence in rest:
+    for sentence in (*cutoff_notes(report), *rest, *(f"warning: {note}" for note in report.notes)):
         console.print(Text(sentence))
-    for note in report.notes:
-        console.print(Text(f"warning: {note}"))
 
 
-def render_report(report: Report, *, width: int = 84) -> str:
-    """`show_report` as plain text of at most `width` columns."""
-    console = Console(width=width, color_system=None, force_jupyter=False)
+def render_report(report: Report, *, width: int | None = None) -> str:
+    """`show_report` as plain text of at most `width` columns; without one, as wide as its table, at least 84."""
+    console = plain_console(width or max(84, natural_width(_table(report, report.metrics))))
     with console.capture() as captured:
         show_report(report, console)
     return captured.get()
 
 
-def _table(report: Report) -> Table:
+def plain_console(width: int) -> Console:
+    """A console for text without colours; it cuts nothing off that fits into `width` columns."""
+    return Console(width=width, color_system=None, force_jupyter=False)
+
+
+def natural_width(table: Table) -> int:
+    """Columns that the table needs to show every cell on one line."""
+    console = plain_console(10_000)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def side_by_side(metrics: Sequence[str], make: Callable[[Sequence[str]], Table], width: int) -> list[Table]:
+    """One table of all metrics where that fits into `width` columns, otherwise the fewest of about equal size."""
+    tables: list[Table] = []
+    for count in range(1, len(metrics) + 1):
+        size = math.ceil(len(metrics) / count)
+        tables = [make(metrics[start : start + size]) for start in range(0, len(metrics), size)]
+        if all(natural_width(table) <= width for table in tables):
+            break
+    return tables
+
+
+def _table(report: Report, metrics: Sequence[str]) -> Table:
     table = Table(
         title=f"{report.collection} · {report.split}",
         title_justify="left",
@@ -65,24 +91,22 @@ def _table(report: Report) -> Table:
         padding=0,
         pad_edge=False,
     )
-    table.add_column("system", no_wrap=True)
-    for metric in report.metrics:
-        table.add_column(metric_label(metric), justify="right", no_wrap=True)
-    slices = report.slices if report.tuned else {}  # without training no query is seen
-    parts: Mapping[str, Slice] = {ALL: report, **slices}
-    for name, part in parts.items():
+    table.add_column("system", overflow="fold")
+    for metric in metrics:
+        table.add_column(metric_label(metric), justify="right", overflow="fold")
+    for name, part in shown_parts(report).items():
         table.add_section()
-        table.add_row(Text(f"{name} ({part.n:,})", style="dim"))
-        if part.n:
-            _add_systems(table, report, part)
+        table.add_row(Text(f"{name} ({part.n:,})", style="dim", no_wrap=True))
+        _add_systems(table, report, part, metrics)
     return table
 
 
-def _add_systems(table: Table, report: Report, part: Slice) -> None:
+def _add_systems(table: Table, report: Report, part: Slice, metrics: Sequence[str]) -> None:
+    stars = {metric: leaders(part, metric, report) for metric in metrics}
     for name, item in part.systems.items():
         cells = [Text(f"  {name}", style="cyan" if name in report.candidates else "")]
-        for metric, estimate in item.metrics.items():
-            best = figure(estimate.mean) == figure(part.best(metric))
+        for metric in metrics:
+            estimate, best = item.metrics[metric], name in stars[metric]
             cell = Text(_short(figure(estimate.mean)) + ("★" if best else " "), style="bold" if best else "")
             if part is report:
                 cell.append(_short(f" {interval(estimate)}"), style="dim not bold")
@@ -159,21 +183,21 @@ def _note(report: Report, part: Slice, name: str, *, marks: str) -> str:
     return (
         f"{report.collection}, {report.split}, {queries(part.n, which)}. In parentheses: 95% bootstrap interval. "
         f"{better} better and {worse} worse than {report.reference}: paired randomisation test, 5%, {corrected}; "
-        f"unmarked: within chance, or not compared."
+        f"unmarked: within chance, or not compared. {' '.join(cutoff_notes(report))}".rstrip()
     )
 
 
 def _markdown_cell(report: Report, part: Slice, system: str, metric: str) -> str:
     estimate = part.estimate(system, metric)
     mean = figure(estimate.mean)
-    shown = f"**{mean}**" if estimate.n and mean == figure(part.best(metric)) else mean
+    shown = f"**{mean}**" if system in leaders(part, metric, report) else mean
     return f"{shown}{mark(report, part, system, metric)} ({interval(estimate)})"
 
 
 def _latex_cell(report: Report, part: Slice, system: str, metric: str) -> str:
     estimate = part.estimate(system, metric)
     mean = _latex(figure(estimate.mean))
-    shown = f"\\textbf{{{mean}}}" if estimate.n and figure(estimate.mean) == figure(part.best(metric)) else mean
+    shown = f"\\textbf{{{mean}}}" if system in leaders(part, metric, report) else mean
     sign = {"▲": "$^{\\dagger}$", "▼": "$^{\\ddagger}$", "": ""}[mark(report, part, system, metric)]
     return f"{shown}{sign} {{\\small ({_latex(interval(estimate))})}}"
 

@@ -24,30 +24,44 @@ _NAMES = {
 }
 NO_FIGURE = "–"
 """Stands where a figure cannot be had."""
+DECIMALS = 3
+"""Of a figure, where they do not hide its sign."""
+NOISE = 1e-9
+"""Differences up to this are what floating point leaves of zero."""
+_MOST_DIGITS = 9
 
 
 def metric_label(metric: str) -> str:
-    """`nDCG@10` for `ndcg@10`."""
+    """`nDCG@10` for `ndcg@10`; any other figure in words."""
+    if metric.partition("@")[0] not in _NAMES:
+        return metric.replace("_", " ")
     parsed = parse_metric(metric)
     return str(parsed).replace(parsed.name, _NAMES.get(parsed.name, parsed.name), 1)
 
 
 def figure(value: float) -> str:
-    """Three decimals: `0.646`."""
-    return NO_FIGURE if math.isnan(value) else f"{value:.3f}"
+    """Three decimals, more where they would hide that it is not zero: `0.646`, `0.0003`."""
+    if math.isnan(value):
+        return NO_FIGURE
+    digits = DECIMALS
+    while abs(value) > NOISE and not round(value, digits):
+        digits += 1
+    return f"{value:.{digits}f}".replace("-", "−") if abs(value) > NOISE else f"{0:.{digits}f}"
 
 
 def signed(value: float) -> str:
-    """Three decimals with the sign: `+0.144`, `−0.020`, `0.000`."""
-    if math.isnan(value):
-        return NO_FIGURE
-    rounded = round(value, 3)
-    return f"{rounded:+.3f}".replace("-", "−") if rounded else "0.000"
+    """The same with the sign, which no rounding hides: `+0.144`, `−0.020`, `−0.0003`, `0.000`."""
+    return f"+{figure(value)}" if value > NOISE else figure(value)
 
 
 def percent(share: float) -> str:
-    """`93%` for 0.93; a dash for NaN."""
-    return NO_FIGURE if math.isnan(share) else f"{100 * share:.0f}%"
+    """`93%` for 0.93, `99.7%` for 0.997: only none is 0% and only all is 100%; a dash for NaN."""
+    if math.isnan(share):
+        return NO_FIGURE
+    digits = 0
+    while digits < _MOST_DIGITS and (round(share, 2 + digits) in (0, 1)) and NOISE < share < 1 - NOISE:
+        digits += 1
+    return f"{100 * share:.{digits}f}%"
 
 
 def milliseconds(value: float) -> str:
@@ -58,15 +72,29 @@ def milliseconds(value: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """`p < 0.001`, `p = 0.032`, or that there is no test."""
+    """`p < 0.001`, `p = 0.032`, `p = 0.0496` on its side of 0.05, or that there is no test."""
     if math.isnan(p_value):
         return "no test"
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    if p_value < 0.001:
+        return "p < 0.001"
+    digits = DECIMALS
+    while digits < _MOST_DIGITS and (round(p_value, digits) < ALPHA) != (p_value < ALPHA):
+        digits += 1
+    return f"p = {p_value:.{digits}f}"
 
 
 def interval(estimate: Estimate) -> str:
-    """`0.601–0.690`, or a dash."""
-    return NO_FIGURE if math.isnan(estimate.low) else f"{estimate.low:.3f}–{estimate.high:.3f}"
+    """`0.601–0.690`, `−0.020 to 0.310` where a bound is negative, or a dash."""
+    if math.isnan(estimate.low):
+        return NO_FIGURE
+    return f"{figure(estimate.low)}{' to ' if estimate.low < 0 else '–'}{figure(estimate.high)}"
+
+
+def told_p(comparison: Comparison) -> str:
+    """The p-value that decides, as words: `p = 0.024 corrected`, or `p = 0.012` where nothing had to be corrected."""
+    if math.isnan(comparison.p_holm) or comparison.p_holm == comparison.p_value:
+        return p_text(comparison.p_value)
+    return f"{p_text(comparison.p_holm)} corrected"
 
 
 def change(comparison: Comparison) -> str:
@@ -92,11 +120,6 @@ def bare_p(p_value: float) -> str:
     if math.isnan(p_value):
         return NO_FIGURE
     return p_text(p_value).removeprefix("p = ").removeprefix("p ")
-
-
-def corrected_p(comparison: Comparison) -> str:
-    """The p-value corrected with Holm's method as `bare_p` writes it; the raw one where nothing was corrected."""
-    return bare_p(comparison.p_value if math.isnan(comparison.p_holm) else comparison.p_holm)
 
 
 def belief(comparison: Comparison) -> str:

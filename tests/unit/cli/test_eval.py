@@ -7,8 +7,11 @@ from tests.unit.evaluation.made_up import made_up_evidence
 from typer.testing import CliRunner
 
 from searchtune.cli.main import app
-from searchtune.evaluation import build_report, write_report
+from searchtune.cli.tables import render_scores
+from searchtune.evaluation import build_report, render_report, write_report
 from searchtune.evaluation.report import SystemScores
+from searchtune.evaluation.wording import metric_label
+from searchtune.workflows.score import score_files
 
 QRELS = "q1 0 a 1\nq1 0 b 0\nq2 0 c 2\nq3 0 d 1\n"
 GOOD = "q1 Q0 a 1 3 good\nq1 Q0 b 2 2 good\nq2 Q0 c 1 3 good\nq3 Q0 d 1 1 good\n"
@@ -98,3 +101,27 @@ def test_tables(run, reports):
     assert "\\toprule" in run("eval", "table", reports[0], "--format", "latex", "--slice", "unseen").stdout
     wrong = run("eval", "table", reports[0], "--format", "markdwn")
     assert (wrong.exit_code, "did you mean 'markdown'" in wrong.stderr) == (2, True)
+
+
+SEVEN = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map", "precision@5", "hit@1")
+
+
+def test_nothing_is_cut_where_output_is_no_terminal(run):
+    """Seven metrics left no column for the names, and intervals ended in dots."""
+    shown = run("eval", "score", "qrels", "good.run", "bad.run", *(word for it in SEVEN for word in ("-m", it))).stdout
+    assert "…" not in shown and "..." not in shown
+    head, row = (next(line for line in shown.splitlines() if name in line) for name in ("nDCG@10", "good"))
+    assert all(metric_label(it) in head for it in SEVEN) and row.count("–") == 7
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_terminal_without_room_gets_several_tables(run, tmp_path, width):
+    scores = score_files(tmp_path / "qrels", [tmp_path / "good.run", tmp_path / "bad.run"], SEVEN)
+    shown = render_scores(scores, width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown and all(metric_label(it) in shown for it in SEVEN)
+    report = build_report(made_up_evidence(queries=30, docs=60, metrics=SEVEN), rounds=50)
+    for text in (render_report(report, width=width), render_report(report)):
+        assert "…" not in text and all(metric_label(it) in text for it in SEVEN)
+        assert text.count("★") == render_report(report, width=1000).count("★")
+    assert max(map(len, render_report(report, width=width).splitlines())) <= width

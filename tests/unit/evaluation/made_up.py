@@ -86,12 +86,12 @@ def made_up_evidence(
     runs = {name: made_up_run(collection, qrels, ability, seed=seed) for name, (ability, seed) in abilities.items()}
     rest = ~seen
     steps = np.arange(1, 121)
-    curve = [
+    curve: list[dict[str, Any]] = [
         {"step": int(s), "loss": float(1.9 * np.exp(-s / 40) + 0.4 + 0.05 * np.sin(s)), "lr": 1e-3 * (1 - s / 121)}
         for s in steps
     ]
     for step, dev in ((30, 0.71), (60, 0.742), (90, 0.756), (120, 0.753)):
-        curve[step - 1]["dev"] = dev
+        curve[step - 1]["dev"] = {"ndcg@10": dev, "recall@10": dev + 0.1}
     evidence = Evidence(
         collection=collection,
         split="test",
@@ -164,3 +164,13 @@ def with_reranking(evidence: Evidence, *, ability: float = 4.0, chosen: int = 20
         trade_offs={"plain-ce": points(1.5, 0.8), "tuned-ce": points(ability, 0.8)},
         calibration={"before": (chance**0.4, relevant), "after": (chance, relevant)},
     )
+
+
+def with_two_relevant(evidence: Evidence) -> Evidence:
+    """The evidence with a second relevant document for every third query, so that precision falls with recall."""
+    rows = np.arange(len(evidence.qrels))
+    some = rows[::3]
+    docs = np.concatenate([rows, (some + 7)]) % len(evidence.collection.doc_ids)
+    queries = np.concatenate([rows, some])
+    qrels = Qrels.from_triples(queries, docs, np.ones(len(queries), np.int64))
+    return replace(evidence, qrels=qrels, residual=None)

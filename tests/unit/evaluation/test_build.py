@@ -241,7 +241,11 @@ def test_breakdown_scores_every_bin(evidence: Evidence, report: Report) -> None:
 
 def test_tags_make_slices_of_their_own(evidence: Evidence) -> None:
     report = build(replace(evidence, tags={"q0000": ["urgent"], "q0001": ["urgent", "tax"]}))
-    assert {name: part.n for name, part in report.breakdown["tag"].items()} == {"urgent": 2, "tax": 1, "(untagged)": 78}
+    assert {name: part.n for name, part in report.breakdown["tag"].items()} == {
+        "urgent": 2,
+        "tax": 1,
+        "without a tag": 78,
+    }
     assert math.isnan(report.breakdown["tag"]["tax"].estimate("tuned").low)
 
 

@@ -13,6 +13,7 @@ import altair as alt
 import numpy as np
 import pytest
 from markupsafe import Markup
+from tests.unit.evaluation.drawable import undrawn
 from tests.unit.evaluation.made_up_judges import made_up_evidence
 
 from searchtune.errors import ConfigError, DataError
@@ -209,6 +210,7 @@ def test_charts_are_valid_and_have_their_place(report: JudgeReport) -> None:
     for name, drawn in charts.items():
         assert html.count(f'id="{name}"') == 1
         alt.Chart.from_dict(drawn, validate=True)
+        assert undrawn(drawn) == []
 
 
 def test_heat_tables_hold_grades_that_can_be(report: JudgeReport) -> None:

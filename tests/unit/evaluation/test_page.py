@@ -13,12 +13,19 @@ import altair as alt
 import numpy as np
 import pytest
 from markupsafe import Markup
-from tests.unit.evaluation.made_up import made_up_collection, made_up_evidence, made_up_run, with_reranking
+from tests.unit.evaluation.drawable import colours_of, undrawn
+from tests.unit.evaluation.made_up import (
+    made_up_collection,
+    made_up_evidence,
+    made_up_run,
+    with_reranking,
+    with_two_relevant,
+)
 
 from searchtune.evaluation import Evidence, build_report, explorer, page, read_report, write_report
 from searchtune.evaluation.charts import MOST_BARS, gain_rows, page_charts
 from searchtune.evaluation.report import QueryScores
-from searchtune.evaluation.table import render_report
+from searchtune.evaluation.table import markdown_table, render_report
 
 EVIL = "<script>alert('x')</script> & \"more\" \u2028 </script>"
 
@@ -81,7 +88,7 @@ def test_page_needs_no_network(html: str) -> None:
 def test_every_chart_has_its_place_and_vega_stands_once(html: str) -> None:
     charts = charts_of(html)
     slices = {"slice-all", "slice-unseen", "slice-seen", "slice-residual"}
-    assert set(charts) == {*slices, "gains", "loss", "dev", "recall", "precision", "kind-0"}
+    assert set(charts) == {*slices, "gains", "loss", "dev", "recall", "kind-0"}
     assert all(html.count(f'id="{name}"') == 1 for name in charts)
     assert html.count("/* vega */") == 1
     assert all(chart["description"] for chart in charts.values())
@@ -251,3 +258,77 @@ def test_warnings_given_on_the_way_are_told_wherever_the_report_is_read(tmp_path
     assert "<li>9 of 10 texts are cut</li>" in html and "12 training pairs &lt;script&gt;" in html
     assert "warning: 9 of 10 texts are cut" in render_report(again)
     assert "Warned on the way" not in page.render_page(report.model_copy(update={"notes": ()}))
+
+
+def test_every_chart_has_something_to_draw() -> None:
+    """The chart of the dev split was an empty frame: its rows held all figures of a look where one was drawn."""
+    for evidence in (
+        with_two_relevant(with_reranking(made_up_evidence(queries=30, docs=60))),
+        made_up_evidence(queries=3, docs=9),
+    ):
+        charts = page_charts(build_report(evidence, rounds=50))
+        assert {"dev", "loss", "gains", "slice-all"} <= set(charts)
+        assert {name: undrawn(chart) for name, chart in charts.items() if undrawn(chart)} == {}
+
+
+def test_the_dev_chart_draws_the_metric_that_chose_and_the_step_that_was_kept() -> None:
+    report = build_report(made_up_evidence(queries=30, docs=60), rounds=50)
+    rows = page_charts(report)["dev"]["data"]["values"]
+    assert [(row["step"], row["dev"], row["kept"]) for row in rows] == [
+        (30, 0.71, "no"), (60, 0.742, "no"), (90, 0.756, "yes"), (120, 0.753, "no"),
+    ]  # fmt: skip
+    old = {**report.training, "curve": [{"step": 1, "loss": 1.0, "lr": 0.1, "dev": 0.5}]}
+    assert page_charts(report.model_copy(update={"training": old}))["dev"]["data"]["values"][0]["dev"] == 0.5
+
+
+def test_a_system_has_one_colour_on_every_chart() -> None:
+    charts = page_charts(
+        build_report(with_two_relevant(with_reranking(made_up_evidence(queries=30, docs=60))), rounds=50)
+    )
+    found = {name: colours_of(chart) for name, chart in charts.items()}
+    assert set(filter(found.get, found)) >= {"slice-all", "recall", "precision", "trade-off"}
+    for colours in found.values():
+        assert all(found["slice-all"].get(system, colour) == colour for system, colour in colours.items())
+        assert len(set(colours.values())) == len(colours)
+    assert found["recall"]["base"] == "--other"
+    assert found["recall"]["tuned-ce"] == found["trade-off"]["tuned-ce"] == "--accent"
+
+
+def test_what_would_only_repeat_is_left_out() -> None:
+    evidence = made_up_evidence(queries=30, docs=60, seen_share=0.0)
+    html = page.render_page(build_report(replace(evidence, residual=None), rounds=50))
+    charts = charts_of(html)
+    assert "slice-all" in charts and {"slice-unseen", "slice-seen", "slice-residual"}.isdisjoint(charts)
+    assert "There is no such query" not in html and "unseen</b> ·" not in html
+    assert html.count('class="tile"') == 2
+    assert "Every test query is unseen" in html
+
+
+def test_precision_by_recall_is_drawn_only_where_it_falls() -> None:
+    flat = page_charts(build_report(made_up_evidence(queries=30, docs=60), rounds=50))
+    assert "recall" in flat and "precision" not in flat
+    assert "precision" in page_charts(build_report(with_two_relevant(made_up_evidence(queries=30, docs=60)), rounds=50))
+
+
+def test_no_star_where_the_cutoff_takes_in_every_document() -> None:
+    report = build_report(made_up_evidence(queries=30, docs=82), rounds=50)
+    html = page.render_page(report)
+    whole = "Recall@100 takes in all 82 documents of this collection"
+    assert whole in html and whole in render_report(report) and whole in markdown_table(report)
+    rows = re.findall(r'<tr><th scope="row" data-v="\d"[^>]*>.*?</tr>', html, re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>", row) for row in rows[:5]]
+    assert all("best" not in row[2] for row in cells) and any("best" in row[0] for row in cells)
+    assert whole not in page.render_page(build_report(made_up_evidence(queries=30, docs=150), rounds=50))
+
+
+def test_the_first_lines_name_base_and_recipe(html: str) -> None:
+    first = html[: html.index("<h1>")]
+    assert "base <b>a-small-encoder</b>" in first
+    assert "recipe <b>embed: 2 epochs, rate 0.001, seed 13</b>" in first
+
+
+def test_two_p_values_say_which_is_which(html: str) -> None:
+    part = html[html.index('id="h-pairs"') : html.index('id="h-training"')]
+    assert re.search(r"<td>[<\d. ]+<small>[<\d. ]+ corrected</small></td>", part)
+    read = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", html, flags=re.DOTALL)
+    assert "))" not in read and not re.search(r"\([^()]*\(", read), "brackets inside brackets"

@@ -55,7 +55,7 @@ def test_overlap_takes_the_best_relevant_document(c: Collection) -> None:
     assert shares[3] == pytest.approx(1 / 3)  # the pear is in a document that is not relevant
     assert np.isnan(shares[4])
     assert members(overlap_bins(shares)) == {
-        "low (below a third)": [2], "middle": [3], "high (over two thirds)": [0, 1],
+        "below a third": [2], "a third to two thirds": [3], "over two thirds": [0, 1],
     }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_all_kinds_and_tags(c: Collection) -> None:
     test = c.split("test")
     assert list(query_bins(c, test)) == ["query length", "relevant documents", "words shared with the answer"]
     tags = {"q1": ["fruit", "colour"], "q2": ["fruit"], "q3": []}
-    assert members(query_bins(c, test, tags)["tag"]) == {"fruit": [0, 1], "colour": [0], "(untagged)": [2, 3, 4]}
+    assert members(query_bins(c, test, tags)["tag"]) == {"fruit": [0, 1], "colour": [0], "without a tag": [2, 3, 4]}
     assert tag_bins(c, test, {}) == {}
     assert len(tag_bins(c, test, {"q1": [f"t{i:02}" for i in range(30)]})) == 13
     with pytest.raises(DataError, match="tags name query 'q9', which is not in the collection; known: q1"):

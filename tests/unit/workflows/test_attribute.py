@@ -10,7 +10,7 @@ from searchtune.data.beir import read_beir
 from searchtune.data.references import read_references
 from searchtune.errors import ConfigError, DataError
 from searchtune.evaluation.attribution import Grid, attributed, attribution_verdict, narrowed, read_attribution
-from searchtune.evaluation.attribution_page import render_attribution_page, waterfall_rows
+from searchtune.evaluation.attribution_page import attribution_charts, render_attribution_page, waterfall_rows
 from searchtune.evaluation.attribution_table import render_attribution
 from searchtune.metrics.shapley import members
 from searchtune.pipeline.chain import Switch, as_run
@@ -20,6 +20,7 @@ from searchtune.types import Turn
 from searchtune.workflows.attribute import attribute_pipeline
 from searchtune.workflows.attribute_grid import AttributionPlan
 from searchtune.workflows.open_pipeline import OpenPipeline
+from unit.evaluation.drawable import undrawn
 from unit.pipeline.stages import Decides, fake_chain
 
 SPEC = {
@@ -199,6 +200,7 @@ def test_a_stage_that_harms_is_to_be_switched_off(opened, tmp_path):
     assert headline.startswith("Switch off rerank") and any("retrieve: earns" in line for line in reasons)
     assert any("best of the 4 selections" in line for line in reasons)
     assert "switch it off" in render_attribution_page(report)
+    assert all(undrawn(chart) == [] for chart in attribution_charts(report).values())
     bars = waterfall_rows(found)
     assert [bar["finding"] for bar in bars] == ["total", "gain", "loss", "total"]
     assert bars[2]["to"] == pytest.approx(bars[3]["to"])

@@ -6,8 +6,6 @@
   const fields = { q: $("find"), condition: $("condition"), system: $("system"), show: $("show"), sort: $("sort") };
   const start = { q: "", condition: data.main, system: data.headline, show: "", sort: data.reference ? "lost" : "low" };
   const number = (n) => n.toLocaleString("en");
-  const figure = (x) => (x === null || x === undefined ? "–" : x.toFixed(3));
-  const signed = (x) => (Math.abs(x) < SAME ? "0.000" : (x > 0 ? "+" : "−") + Math.abs(x).toFixed(3));
   let found = [], shown = STEP;
 
   function make(tag, text, className) {

@@ -18,8 +18,6 @@
     if (className) element.className = className;
     return element;
   }
-  const figure = (x) => (x === null || x === undefined ? "–" : x.toFixed(3));
-  const signed = (x) => (Math.abs(x) < 0.0005 ? "0.000" : (x > 0 ? "+" : "−") + Math.abs(x).toFixed(3));
   const side = (key) => Number(fields[key].value);
   const gain = (row) => (row.scores[side("b")] ?? 0) - (row.scores[side("a")] ?? 0);
 

@@ -5,15 +5,16 @@
   const pickers = ["metric", "pair"].map((name) => document.getElementById(name)).filter(Boolean);
   let views = [];
 
-  function theme(id) {
-    const style = getComputedStyle(document.documentElement);
-    const [ink, soft, line, accent, second, other, good, bad, third, fourth] =
-      ["ink", "soft", "line", "accent", "second", "other", "good", "bad", "third", "fourth"].map((name) => style.getPropertyValue(`--${name}`).trim());
-    const colours = id.startsWith("kind-") ? [good, bad, other, accent]
-      : id === "reliability" || id === "trade-off" ? [accent, second, third, fourth, good, bad, other, soft]
-      : id === "recall" || id === "precision" ? [other, accent, third, second, fourth, good, bad, soft]
-      : [accent, id.startsWith("slice-") ? other : second, other];
-    const font = style.getPropertyValue("--sans").trim();
+  const style = getComputedStyle(document.documentElement);
+
+  /** The spec with the theme's colours in the place of their names; its rows stay as they are. */
+  function coloured({ data, ...rest }) {
+    const text = JSON.stringify(rest).replace(/"(--[a-z]+)"/g, (_, name) => JSON.stringify(style.getPropertyValue(name).trim()));
+    return { data, ...JSON.parse(text) };
+  }
+
+  function theme() {
+    const [ink, soft, line, accent, font] = ["ink", "soft", "line", "accent", "sans"].map((name) => style.getPropertyValue(`--${name}`).trim());
     return {
       background: "transparent", font, padding: 2,
       view: { stroke: null },
@@ -24,7 +25,6 @@
       axisYBand: { grid: false, labelColor: ink, labelFontSize: 13 },
       axisYPoint: { grid: false, labelColor: ink, labelFontSize: 13 },
       legend: { orient: "top", labelColor: ink, labelFontSize: 13, symbolType: "square" },
-      range: { category: colours },
       line: { color: accent }, point: { color: accent }, rule: { color: soft }, text: { color: soft, fill: soft }, bar: { color: accent },
     };
   }
@@ -32,8 +32,8 @@
   async function draw() {
     views.forEach((result) => result.finalize());
     const drawn = Object.entries(charts).map(([id, spec]) => {
-      const options = { renderer: "svg", actions: false, ast: true, config: theme(id), tooltip: { theme: dark.matches ? "dark" : "light" } };
-      return vegaEmbed(document.getElementById(id), spec, options);
+      const options = { renderer: "svg", actions: false, ast: true, config: theme(), tooltip: { theme: dark.matches ? "dark" : "light" } };
+      return vegaEmbed(document.getElementById(id), coloured(spec), options);
     });
     views = await Promise.all(drawn);
     pick();

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.e2e.test_report_page import CHROMIUM, acting, browse, chart_of, count_of
+from tests.e2e.test_report_page import CHROMIUM, acting, browse, chart_of, count_of, look, no_empty_chart
 from tests.unit.evaluation.made_up_judges import made_up_evidence
 
 from searchtune.evaluation.judge_page import write_judge_page
@@ -45,6 +45,7 @@ def test_agreement_page(judges: Path, tmp_path: Path, width: int) -> None:
     assert "broken in · " not in dom
     assert re.search(r"<title>[^<]*tuned &lt;script&gt;", dom)
     assert dom.count('class="heat"') == 3
+    no_empty_chart(look(judges, tmp_path / "again", f"--window-size={width},900"))
 
 
 @pytest.mark.parametrize("width", [1280, 800])

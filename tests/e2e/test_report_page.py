@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import zlib
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.unit.evaluation.made_up import made_up_evidence, with_reranking
+from tests.unit.evaluation.made_up import made_up_evidence, with_reranking, with_two_relevant
 
 from searchtune.evaluation import Report, build_report, read_report, write_report
 from searchtune.evaluation.page import write_page
+from searchtune.evaluation.wording import figure, signed
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -32,7 +36,7 @@ FLAGS = [
     "--proxy-server=127.0.0.1:9",  # nothing listens there: whatever asks for the network fails
 ]
 SLICES = ("slice-all", "slice-unseen", "slice-seen", "slice-residual")
-CHARTS = (*SLICES, "kind-0", "recall", "precision", "gains", "loss", "dev")
+CHARTS = (*SLICES, "kind-0", "recall", "gains", "loss", "dev")
 RERANKING = ("trade-off", "reliability")
 MEGABYTE = 2**20
 
@@ -55,6 +59,37 @@ def chart_of(dom: str, name: str) -> str:
     found = re.search(rf'id="{name}"(.*?)(?=class="chart|</section>)', dom, re.DOTALL)
     assert found is not None, f"no element for {name}"
     return found.group(1)
+
+
+LOOK = """
+  addEventListener("load", () => setTimeout(() => {
+    const seen = (it) => { const box = it.getBoundingClientRect(), style = getComputedStyle(it);
+      return box.width + box.height > 0 && style.opacity !== "0" && !/NaN/.test(it.outerHTML); };
+    const marks = (it) => it.querySelectorAll(".role-mark path, .role-mark line, .role-mark rect, .role-mark text");
+    const labels = (it) => [...it.querySelectorAll(".role-axis")].map((axis) =>
+      [...axis.querySelectorAll(".role-axis-label text")].filter(seen).map((text) => text.textContent));
+    const found = Object.fromEntries([...document.querySelectorAll(".chart")].map((it) =>
+      [it.id, { marks: [...marks(it)].filter(seen).length, labels: labels(it) }]));
+    document.body.append(Object.assign(document.createElement("pre"), { id: "found", textContent: JSON.stringify(found) }));
+  }, 1500));
+"""
+
+
+def look(page: Path, profile: Path, *flags: str) -> dict[str, dict[str, Any]]:
+    """What stands inside each chart: how many marks one can see, and the labels of its axes."""
+    dom, console = browse(acting(page, LOOK), profile, *flags)
+    assert console == []
+    found = re.search(r'<pre id="found">(.*?)</pre>', dom)
+    assert found is not None
+    looked: dict[str, dict[str, Any]] = json.loads(unescape(found.group(1)))
+    return looked
+
+
+def no_empty_chart(found: dict[str, dict[str, Any]]) -> None:
+    """Every chart has marks to see, and no axis says the same at two places."""
+    assert {name: it for name, it in found.items() if not it["marks"]} == {}
+    doubled = {name: axis for name, it in found.items() for axis in it["labels"] if len(set(axis)) < len(axis)}
+    assert doubled == {}
 
 
 def listed(dom: str) -> list[str]:
@@ -191,11 +226,37 @@ def reranking_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_no_chart_is_an_empty_frame(page: Path, tmp_path: Path) -> None:
+    found = look(page, tmp_path / "profile", "--window-size=1200,900")
+    assert set(found) == set(CHARTS)
+    no_empty_chart(found)
+    assert found["dev"]["marks"] >= 5  # four looks, the line between them, a ring around the one that was kept
+
+
+def test_no_chart_is_an_empty_frame_where_little_changed(tmp_path: Path) -> None:
+    """Two steps, none of them kept, and gains so small that labels of one decimal would be the same."""
+    evidence = made_up_evidence(queries=300, docs=400, unseen_gain=0.02, seen_gain=0.03)
+    few = {"curve": [row for row in evidence.training["curve"] if row["step"] in (29, 30)]}
+    path = tmp_path / "report.html"
+    write_page(build_report(with_two_relevant(replace(evidence, training=few)), rounds=100), path)
+    found = look(path, tmp_path / "profile", "--window-size=800,900")
+    assert {"dev", "precision", "gains"} <= set(found)
+    no_empty_chart(found)
+
+
+def test_figures_are_written_alike_by_page_and_script(page: Path, tmp_path: Path) -> None:
+    values = [0.1444, -0.0201, 0, -0.0003, 0.00042, -0.0000041, 1e-17, -1e-12, 0.9999, 0.0123]
+    script = f"document.title = {json.dumps(values)}.map((x) => figure(x) + signed(x)).join(' ');"
+    dom, _ = browse(acting(page, script), tmp_path / "profile")
+    assert f"<title>{' '.join(figure(x) + signed(x) for x in values)}</title>" in dom
+
+
 def test_rerankers_are_drawn(reranking_page: Path, tmp_path: Path) -> None:
     dom, console = browse(reranking_page, tmp_path / "profile")
     assert console == []
     trade_off, reliability = (chart_of(dom, name) for name in RERANKING)
     assert "base alone" in trade_off
+    no_empty_chart(look(reranking_page, tmp_path / "again"))
     assert trade_off.count('aria-roledescription="point"') == 8
     assert reliability.count('aria-roledescription="point"') >= 18
 

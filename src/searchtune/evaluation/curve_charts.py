@@ -106,16 +106,13 @@ def dev_rows(report: Report) -> Rows:
 
 
 def dev_chart(rows: Rows, metric: str) -> Spec:
-    """A metric of the dev split by step, the step that was kept in a ring."""
+    """A metric of the dev split by step; the step that was kept has a larger point."""
     label = metric_label(metric)
     base = chart().encode(
         x=alt.X("step:Q", title="step", axis=counts_axis(), scale=alt.Scale(zero=False, padding=12)),
         y=alt.Y("dev:Q", title=f"dev {label}", scale=alt.Scale(zero=False, padding=12), axis=figures_axis()),
         tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("dev_text:N", title=label), alt.Tooltip("kept:N")],
     )
-    layers = [
-        base.mark_line(strokeWidth=2),
-        base.mark_point(filled=True, size=90, opacity=1),
-        base.transform_filter("datum.kept === 'yes'").mark_point(filled=False, size=260, strokeWidth=2),
-    ]
-    return spec(alt.layer(*layers).properties(width="container", height=220), rows, "Dev metric by step")
+    size = alt.Size("kept:O", scale=alt.Scale(domain=["no", "yes"], range=[70, 240]), legend=None)
+    drawn = alt.layer(base.mark_line(strokeWidth=2), base.mark_point(filled=True, opacity=1).encode(size=size))
+    return spec(drawn.properties(width="container", height=220), rows, "Dev metric by step")

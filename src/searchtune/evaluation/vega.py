@@ -61,7 +61,7 @@ def changes_axis(count: int = 4, **options: Any) -> alt.Axis:
 
 def counts_axis(count: int = 6, **options: Any) -> alt.Axis:
     """Whole numbers, such as steps."""
-    return alt.Axis(tickCount=count, tickMinStep=1, format="d", **options)
+    return alt.Axis(tickCount=count, labelExpr="datum.value % 1 ? '' : format(datum.value, ',d')", **options)
 
 
 def system_colours(report: Report, drawn: Sequence[str]) -> alt.Scale:

@@ -25,8 +25,7 @@ from searchtune.storage.atomic import write_json
 
 HEADLINE = "ndcg@10"
 """The headline metric where none is named."""
-ALL = "all"
-"""The name of the slice of all judged queries."""
+ALL = "all"  # the slice of all judged queries
 METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
 """The metrics of a report where none are named."""
 

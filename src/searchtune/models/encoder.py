@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
 from searchtune.models.fast_bert import FastBert, Shortcut
 from searchtune.models.inputs import Chunk, Store, TokenStore, length_sorted_chunks, tokenise
@@ -24,6 +24,7 @@ from searchtune.models.lean_bert import TrainingPass
 from searchtune.models.opening import opening
 from searchtune.models.precision import warn_of_slow
 from searchtune.models.quiet import quiet
+from searchtune.models.stack import attention_option, check_whole, encoder_class
 from searchtune.types import FloatArray, IntArray
 
 Attention = Literal["eager", "sdpa"]
@@ -151,10 +152,16 @@ def load_encoder(folder: Path, *, dtype: torch.dtype, device: torch.device, atte
     layout = read_layout(folder)
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     with opening(folder, "transformers cannot open this model"):
-        backbone = AutoModel.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
+        backbone, loaded = encoder_class(folder).from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **attention_option(attention),
+            **local,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+    check_whole(backbone, loaded["missing_keys"], folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     backbone.requires_grad_(False).eval().to(device)

@@ -20,11 +20,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from searchtune.models.adapters import add_lora, copied_weights
-from searchtune.models.layers import layer_stack
 from searchtune.models.opening import opening
 from searchtune.models.quantisation import Quantise
 from searchtune.models.quiet import quiet
 from searchtune.models.reranker import head_modules
+from searchtune.models.stack import encoder_class, layer_stack
 from searchtune.specs.recipe import LoraMethod
 
 Shape = Literal["encoder", "classifier", "causal"]
@@ -111,7 +111,8 @@ def skeleton(folder: Path, shape: Shape, dtype: torch.dtype) -> Any:
             config.num_labels = 1
             config.pad_token_id = config.pad_token_id or 0
         with torch.device("meta"):
-            model = _ARCHITECTURES[shape].from_config(config, dtype=dtype, attn_implementation="eager")
+            architecture = encoder_class(folder) if shape == "encoder" else _ARCHITECTURES[shape]
+            model = architecture.from_config(config, dtype=dtype, attn_implementation="eager")
     return model.requires_grad_(False).eval()
 
 

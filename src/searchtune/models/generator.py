@@ -31,6 +31,7 @@ from searchtune.models.precision import warn_of_slow
 from searchtune.models.prefixes import SharedTexts, find_shared, parts
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
+from searchtune.models.stack import attention_option, check_whole
 from searchtune.types import FloatArray, IntArray
 
 _SAME = {torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -304,19 +305,22 @@ def load_causal_lm(
     """
     warn_of_slow(dtype, device)
     options: dict[str, Any] = {}
+    architecture: Any = AutoModelForCausalLM
     with opening(folder, "transformers cannot open this as a causal language model"):
         if quantise == "nf4":
             options = {"quantization_config": nf4_options(folder, dtype), "device_map": {"": device}}
-        backbone: Any = AutoModelForCausalLM.from_pretrained(
+        backbone, loaded = architecture.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=attention,
             trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
+            output_loading_info=True,
+            **attention_option(attention),
             **options,
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    check_whole(backbone, loaded["missing_keys"], folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if quantise == "nf4":

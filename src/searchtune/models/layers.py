@@ -21,28 +21,19 @@ from torch import Tensor, nn
 from searchtune.errors import ModelError, StorageError
 from searchtune.models.encoder import Encoder, inference
 from searchtune.models.inputs import Chunk, HiddenStore, TokenStore, length_sorted_chunks
+from searchtune.models.stack import check_own_weights, layer_stack
 from searchtune.types import IntArray
 
 _EXACT = 2e-2
 """Largest component by which split and whole vectors may differ: twice what rounding cached states to bf16 costs."""
 
 
-def layer_stack(backbone: Any) -> tuple[str, nn.ModuleList]:
-    """Dotted name and modules of the transformer layers: the longest list of modules of one class."""
-    stacks = [
-        (name, module)
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) and len({type(layer) for layer in module}) == 1
-    ]
-    if not stacks:
-        raise ModelError(f"{type(backbone).__name__} has no list of transformer layers that searchtune can find")
-    return max(stacks, key=lambda stack: len(stack[1]))
-
-
 class _HandOn(nn.Module):
     """Stands in for an embedding module and returns the states it is given."""
 
-    def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **_: Any) -> Tensor | None:
+    def forward(
+        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor | None:
         return inputs_embeds
 
 
@@ -53,16 +44,38 @@ def without_prefix(encoder: Encoder, top_layers: int) -> Iterator[None]:
     name, stack = layer_stack(backbone)
     parent, _, leaf = name.rpartition(".")
     holder = backbone.get_submodule(parent)
-    embeddings = getattr(backbone, "embeddings", None)
-    setattr(holder, leaf, nn.ModuleList(list(stack)[len(stack) - top_layers :]))
-    if embeddings is not None:
-        backbone.embeddings = _HandOn()
+    stand_ins = {"embeddings": _HandOn(), "embeddings_project": nn.Identity()}  # the second is ELECTRA's
+    below = {part: getattr(backbone, part) for part in stand_ins if hasattr(backbone, part)}
+    top = nn.ModuleList(list(stack)[len(stack) - top_layers :])
+    setattr(holder, leaf, top)
+    for part in below:
+        setattr(backbone, part, stand_ins[part])
+    lent = _lend_position_bias(stack[0], top[0])
     try:
         yield
     finally:
+        for attention in lent:
+            attention.has_relative_attention_bias = False
+            del attention.relative_attention_bias
         setattr(holder, leaf, stack)
-        if embeddings is not None:
-            backbone.embeddings = embeddings
+        for part, module in below.items():
+            setattr(backbone, part, module)
+
+
+def _lend_position_bias(bottom: nn.Module, lowest: nn.Module) -> list[Any]:
+    """Let the lowest layer left compute the bias by distance that T5's bottom layer alone has; returns who borrowed.
+
+    The others take it from the layer below (Raffel et al. 2020).
+    """
+    lent = []
+    for owner, attention in zip(bottom.modules(), lowest.modules(), strict=False):
+        if getattr(owner, "has_relative_attention_bias", False) and not getattr(
+            attention, "has_relative_attention_bias", True
+        ):
+            borrower: Any = attention
+            borrower.has_relative_attention_bias, borrower.relative_attention_bias = True, owner.relative_attention_bias
+            lent.append(borrower)
+    return lent
 
 
 class _Reached(Exception):
@@ -96,6 +109,7 @@ def compute_states(
     Shape: texts (n,), rows of `store`.
     """
     _, stack = layer_stack(encoder.backbone)
+    check_own_weights(encoder.backbone, top_layers)
     check_depth(top_layers, len(stack))
     with inference(encoder):
         for rows in length_sorted_chunks(store.lengths[texts], tokens_per_chunk):

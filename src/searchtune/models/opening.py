@@ -20,6 +20,8 @@ _NOT_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler
 """Pickles that training scripts leave behind; nobody opens them."""
 _INDEX = "model.safetensors.index.json"
 _ADAPTER = "adapter_model.safetensors"
+_MISMATCH = "look at the above report"
+"""How transformers ends a complaint about weights of other shapes, after a report that `quiet` leaves out."""
 _COMPLAINTS = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, AssertionError, EOFError,
     ArithmeticError, MemoryError, SafetensorError,
@@ -45,6 +47,8 @@ class opening:  # noqa: N801
         bare = kind is Exception or (kind is not None and kind.__name__ == "PanicException")
         if problem is not None and (bare or isinstance(problem, _COMPLAINTS)):
             reason = next(iter(str(problem).strip().splitlines()), "") or type(problem).__name__
+            if _MISMATCH in reason:
+                reason = "its weights have other shapes than its config.json says"
             raise self.error(
                 f"{shown(self.folder)}: {self.what}: {shown(reason)}; fetch it again, or name another"
             ) from problem

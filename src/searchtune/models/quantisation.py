@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from searchtune.errors import MissingExtraError, ModelError
-from searchtune.models.layers import layer_stack
+from searchtune.models.stack import layer_stack
 
 Quantise = Literal["none", "nf4"]
 

@@ -27,12 +27,12 @@ from searchtune.models.encoder import Attention, inference, train_adapter
 from searchtune.models.fast_bert import Shortcut
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.inputs import Chunk, length_sorted_chunks
-from searchtune.models.layers import layer_stack
 from searchtune.models.opening import opening
 from searchtune.models.pairs import PairFormat, PairStore, template_format, tokenizer_format
 from searchtune.models.precision import warn_of_slow
 from searchtune.models.quantisation import Quantise, keep_trainable, nf4_options
 from searchtune.models.quiet import quiet
+from searchtune.models.stack import attention_option, check_whole
 from searchtune.reading import read_json_object
 from searchtune.types import FloatArray, IntArray
 
@@ -209,7 +209,7 @@ def load_reranker(
         causal = load_causal_lm(folder, dtype=dtype, device=device, quantise=reading.quantise, attention=attention)
         layout = _layout(folder, causal.tokenizer, config, head, reading)
         return Reranker(causal.backbone, causal.tokenizer, layout)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    options: dict[str, Any] = {"dtype": dtype, **attention_option(attention)}
     if reading.quantise == "nf4":
         quantised = nf4_options(folder, dtype, AutoModelForSequenceClassification)
         options |= {"quantization_config": quantised, "device_map": {"": device}}
@@ -242,12 +242,9 @@ def _classifier(folder: Path, options: dict[str, Any]) -> tuple[Any, Any, set[st
 
 def _missing_head(backbone: Any, missing: set[str], folder: Path) -> bool:
     """Whether the base lacked its head; weights that are missing anywhere else are an error."""
-    heads = tuple(head_modules(backbone))
-    stack, _ = layer_stack(backbone)
-    lost = sorted(name for name in missing if not name.startswith(heads) and name.startswith(stack))
-    if lost:
-        raise ModelError(f"{folder}: weights are missing, {lost[0]} and {len(lost) - 1} more: is the file whole?")
-    return any(name.startswith(heads[-1]) for name in missing)
+    check_whole(backbone, missing, folder)
+    last = head_modules(backbone)[-1]
+    return any(name.startswith(last) for name in missing)
 
 
 def _layout(folder: Path, tokenizer: Any, config: dict[str, Any], head: Head, reading: Reading) -> RerankerLayout:

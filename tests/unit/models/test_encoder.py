@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from searchtune.errors import ModelError
 from searchtune.models.encoder import load_encoder, pool
@@ -109,3 +110,21 @@ def test_hashes_tell_weights_and_tokenizers_apart(tiny_model, tiny_llama_model, 
 def test_a_base_without_safetensors(tmp_path):
     with pytest.raises(ModelError, match=r"no \*\.safetensors weights"):
         weights_sha256(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["encoder.layer.1.output.dense.weight", "embeddings.word_embeddings.weight"])
+def test_a_base_that_lacks_weights_is_refused(tiny_model, tmp_path, lost):
+    shutil.copytree(tiny_model, tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    del weights[lost]
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"weights are missing, {lost} and 0 more"):
+        load_encoder(tmp_path / "base", dtype=torch.float32, device=CPU)
+
+
+def test_a_base_of_other_shapes_than_its_config_says_is_refused(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+    with pytest.raises(ModelError, match="other shapes than its config.json says"):
+        load_encoder(tmp_path / "base", dtype=torch.float32, device=CPU)

@@ -13,7 +13,8 @@ from searchtune.errors import ModelError, StorageError
 from searchtune.models import layers
 from searchtune.models.encoder import load_encoder
 from searchtune.models.inputs import tokenise
-from searchtune.models.layers import check_prefix, compute_states, layer_stack, room_for_states, without_prefix
+from searchtune.models.layers import check_prefix, compute_states, room_for_states, without_prefix
+from searchtune.models.stack import layer_stack
 from searchtune.specs.recipe import ContrastiveObjective, LoraMethod
 from searchtune.training.contrastive import Texts
 from unit.training.tiny import assert_same, open_world

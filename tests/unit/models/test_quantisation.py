@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 from searchtune.errors import MissingExtraError, ModelError
 from searchtune.models.generator import load_causal_lm
 from searchtune.models.inputs import tokenise
-from searchtune.models.layers import layer_stack
 from searchtune.models.quantisation import keep_trainable, quantised_layers
+from searchtune.models.stack import layer_stack
 
 pytestmark = pytest.mark.processor
 

@@ -171,7 +171,7 @@ def _shared(collection: Collection) -> list[dict[str, Any]]:
         labels = collection.qrels.get(split)
         if train is None or labels is None:
             continue
-        report = find_leaks(collection, train, labels)
+        report = find_leaks(collection, train, labels, splits=("train", split))
         rows.append(
             {
                 "split": split,
@@ -209,12 +209,13 @@ def _print_findings(result: CheckResult) -> None:
 
 
 def _print_some(label: str, findings: tuple[Problem, ...]) -> None:
-    for problem in findings[:_SHOWN]:
-        typer.echo(f"{label}: {problem}")
-    if len(findings) > _SHOWN:
-        typer.echo(
-            f"{label}: ... and {len(findings) - _SHOWN:,} more (--json lists them all, --rejected FILE the rows)"
-        )
+    from searchtune.data.problems import fold
+
+    lines = fold(findings)
+    for line in lines[:_SHOWN]:
+        typer.echo(f"{label}: {line}")
+    if len(lines) > _SHOWN:
+        typer.echo(f"{label}: ... and {len(lines) - _SHOWN:,} more (--json lists them all, --rejected FILE the rows)")
 
 
 def _print_json(value: Any) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from searchtune.data.check import CORPUS_FILE, scan
-from searchtune.data.collection import fingerprint_of
+from searchtune.data.check import CORPUS_FILE, collection_of, scan
 from searchtune.errors import OutputExistsError
 from searchtune.specs.task import check_template
 from searchtune.storage.atomic import new_folder
@@ -35,20 +35,11 @@ def read_beir(
     found = scan(folder, queries_file=queries_file, qrels_folder=qrels_folder)
     if on_problem == "fail" or not (found.docs.ids and found.queries.ids and found.qrels):
         found.result.raise_if_any(str(folder))
-    docs, queries = found.docs, found.queries
-    return Collection(
-        name=name or folder.resolve().name,
-        doc_ids=docs.ids,
-        titles=docs.titles,
-        texts=docs.texts,
-        query_ids=queries.ids,
-        query_texts=queries.texts,
-        qrels=found.qrels,
-        fingerprint=fingerprint_of(docs.ids, docs.titles, docs.texts, queries.ids, queries.texts, found.qrels),
+    return replace(
+        collection_of(found, name or folder.resolve().name),
         doc_template=doc_template,
         min_grade=min_grade,
         drop_self=drop_self,
-        query_tags=queries.tags,
     )
 
 

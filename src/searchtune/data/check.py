@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from searchtune.data.advice import advise
+from searchtune.data.collection import fingerprint_of
 from searchtune.data.parse import Texts, read_labels, read_texts
 from searchtune.data.problems import CheckResult, Findings, Problem
+from searchtune.data.shapes import refuse_file, refuse_folder
 from searchtune.errors import ConfigError
+from searchtune.reading import user_path
 from searchtune.storage.atomic import write_text
-from searchtune.types import Qrels
+from searchtune.types import Collection, Qrels
 
 CORPUS_FILE = "corpus.jsonl"
+_LABEL_ENDS = (".tsv", ".txt", ".qrels", ".qrel")
+_BESIDE = ("qrels.tsv", "qrels.txt", "qrels.test.tsv", "qrels.test.txt")
+"""Labels of one split, test, that stand beside the corpus where there is no folder of them."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,48 @@ class Scan:
 
 
 def check_folder(folder: Path, *, queries_file: str = "queries.jsonl", qrels_folder: str = "qrels") -> CheckResult:
-    """Every problem of a BEIR folder; raises `ConfigError` only where there is no such folder."""
-    return scan(folder, queries_file=queries_file, qrels_folder=qrels_folder).result
+    """Every problem of a BEIR folder, and what makes it misleading (see `searchtune.data.advice`).
+
+    Raises `ConfigError` only where there is no such folder, or one of something else.
+    """
+    found = scan(folder, queries_file=queries_file, qrels_folder=qrels_folder)
+    if not (found.docs.ids and found.queries.ids and found.qrels):
+        return found.result
+    return advised(found.result, collection_of(found, folder.resolve().name))
+
+
+def advised(result: CheckResult, collection: Collection) -> CheckResult:
+    """The findings, and behind them those about what the collection holds."""
+    more = advise(collection)
+    warnings = tuple(one for one in more if one.severity == "warning")
+    notes = tuple(one for one in more if one.severity == "note")
+    return replace(result, warnings=result.warnings + warnings, notes=result.notes + notes)
+
+
+def collection_of(found: Scan, name: str) -> Collection:
+    """What could be read, as a collection."""
+    docs, queries = found.docs, found.queries
+    return Collection(
+        name=name,
+        doc_ids=docs.ids,
+        titles=docs.titles,
+        texts=docs.texts,
+        query_ids=queries.ids,
+        query_texts=queries.texts,
+        qrels=found.qrels,
+        fingerprint=fingerprint_of(docs.ids, docs.titles, docs.texts, queries.ids, queries.texts, found.qrels),
+        query_tags=queries.tags,
+    )
 
 
 def scan(folder: Path, *, queries_file: str = "queries.jsonl", qrels_folder: str = "qrels") -> Scan:
     """Read each file once. Rows with errors are left out of what is returned."""
+    folder = user_path(folder)
+    if folder.is_file():
+        refuse_file(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected {CORPUS_FILE}, {queries_file} and {qrels_folder}/ in it")
+    refuse_folder(folder, queries_file, qrels_folder)
     findings = Findings()
     docs = _texts(folder, CORPUS_FILE, findings, titled=True)
     queries = _texts(folder, queries_file, findings, titled=False)
@@ -47,11 +88,15 @@ def scan(folder: Path, *, queries_file: str = "queries.jsonl", qrels_folder: str
     for path in _label_files(folder, qrels_folder, findings):
         name = path.relative_to(folder).as_posix()
         labels = read_labels(path, name, findings, docs=doc_index, queries=query_index)
-        if len(labels):
-            qrels[path.stem] = labels
+        split = path.name.partition(".")[0] if path.parent != folder else "test"
+        if split in qrels:
+            message = f"a second file of split {split!r}"
+            findings.add(Problem(name, 0, "split-twice", split, message, "keep one of the files"))
+        elif len(labels):
+            qrels[split] = labels
         else:
-            message = f"split {path.stem!r} has no usable label"
-            findings.add(Problem(name, 0, "empty-split", path.stem, message, "add labels or delete the file"))
+            message = f"split {split!r} has no usable label"
+            findings.add(Problem(name, 0, "empty-split", split, message, "add labels or delete the file"))
         _note_hopeless(name, labels, findings)
     _warn_overlap(qrels, queries.ids, qrels_folder, findings)
     return Scan(docs, queries, qrels, findings.result(_counts(docs, queries, qrels)))
@@ -71,6 +116,8 @@ def _without_severity(problem: Problem) -> dict[str, object]:
 
 def _texts(folder: Path, name: str, findings: Findings, *, titled: bool) -> Texts:
     path = folder / name
+    if not path.is_file() and (packed := folder / f"{name}.gz").is_file():
+        path = packed
     if not path.is_file():
         findings.add(Problem(name, 0, "missing-file", name, "no such file", f"put {name} into {folder}"))
         return Texts([], [], [])
@@ -81,7 +128,9 @@ def _texts(folder: Path, name: str, findings: Findings, *, titled: bool) -> Text
 
 
 def _label_files(folder: Path, qrels_folder: str, findings: Findings) -> list[Path]:
-    paths = sorted((folder / qrels_folder).glob("*.tsv"))
+    inside, beside = folder / qrels_folder, [folder / name for name in _BESIDE]
+    paths = [path for path in sorted(inside.glob("*")) if path.name.removesuffix(".gz").endswith(_LABEL_ENDS)]
+    paths = paths or [path for path in beside if path.is_file()][:1]
     if not paths:
         message = f"no {qrels_folder}/SPLIT.tsv"
         remedy = "add at least one file of labels, such as qrels/test.tsv"

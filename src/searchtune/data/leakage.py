@@ -74,6 +74,8 @@ class LeakReport:
     """Pairs of relevant documents with different ids, where the test's one is no positive of train itself."""
     threshold: float
     collection: Collection
+    splits: tuple[str, str] = ("train", "test")
+    """What messages call the two."""
 
     @property
     def train_queries(self) -> IntArray:
@@ -94,10 +96,10 @@ class LeakReport:
     def describe(self, leak: Leak) -> str:
         """One leak in words, with the ids and both texts."""
         ids, texts = self.collection.query_ids, self.collection.query_texts
-        pair = f"train {ids[leak.train]!r} {texts[leak.train]!r}"
+        pair = f"{self.splits[0]} {ids[leak.train]!r} {texts[leak.train]!r}"
         if leak.kind == "same id":
             return f"{leak.kind}: {pair} is in both"
-        other = f"test {ids[leak.test]!r} {texts[leak.test]!r}"
+        other = f"{self.splits[1]} {ids[leak.test]!r} {texts[leak.test]!r}"
         return f"{leak.kind} ({leak.similarity:.2f}): {pair} / {other}"
 
     def describe_document(self, leak: DocumentLeak) -> str:
@@ -105,30 +107,65 @@ class LeakReport:
         ids = self.collection.doc_ids
         text = " ".join(self.collection.documents[leak.test].split())
         shown = text if len(text) <= _SHOWN_TEXT else text[:_SHOWN_TEXT] + "…"
-        return f"same answer ({leak.similarity:.2f}): train {ids[leak.train]!r} / test {ids[leak.test]!r} {shown!r}"
+        first, second = self.splits
+        return (
+            f"same answer ({leak.similarity:.2f}): {first} {ids[leak.train]!r} / {second} {ids[leak.test]!r} {shown!r}"
+        )
 
-    def raise_if_any(self) -> None:
-        """Raise a `LeakError` that shows the first pairs; all of them are in its `.problems`."""
-        if not self.leaks and not self.documents:
-            return
+    def parts(self) -> tuple[list[str], tuple[str, ...]]:
+        """What leaks in a few lines, and every pair in words; nothing where nothing does."""
+        first, second = self.splits
         queries = tuple(self.describe(leak) for leak in self.leaks)
         documents = tuple(self.describe_document(leak) for leak in self.documents)
         parts: list[str] = []
         if queries:
-            head = f"{len(self.test_queries):,} test queries are also in train (similarity >= {self.threshold:g})"
+            head = f"{len(self.test_queries):,} {second} queries are also in {first} (similarity >= {self.threshold:g})"
             parts += [head, *_first_lines(queries)]
         if documents:
             copies = len({leak.test for leak in self.documents})
-            head = f"{copies:,} relevant test documents are, under another id, positives of train"
+            head = f"{copies:,} relevant {second} documents are, under another id, positives of {first}"
             parts += [f"{head} (similarity >= {self.threshold:g})", *_first_lines(documents)]
-        remedy = "take these out of the train labels, or allow the leak explicitly"
-        raise LeakError("\n".join([*parts, remedy]), queries + documents)
+        return parts, queries + documents
+
+    def raise_if_any(self) -> None:
+        """Raise a `LeakError` that shows the first pairs; all of them are in its `.problems`."""
+        raise_leaks([self])
 
 
-def find_leaks(collection: Collection, train: Qrels, test: Qrels, *, threshold: float = NEAR_THRESHOLD) -> LeakReport:
+def raise_leaks(reports: Sequence[LeakReport]) -> None:
+    """Raise one `LeakError` of all reports where any has a leak: the first pairs of each are shown."""
+    shown: list[str] = []
+    pairs: list[str] = []
+    for report in reports:
+        lines, found = report.parts()
+        shown += lines
+        pairs += found
+    if pairs:
+        remedy = (
+            "pass --leaks drop to leave them out of training, or --leaks allow to keep them (leaks= in Python); "
+            "`searchtune data check FOLDER --json` lists every pair"
+        )
+        raise LeakError("\n".join([*shown, remedy]), tuple(pairs))
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
+
+
+def find_leaks(
+    collection: Collection,
+    train: Qrels,
+    test: Qrels,
+    *,
+    threshold: float = NEAR_THRESHOLD,
+    splits: tuple[str, str] = ("train", "test"),
+) -> LeakReport:
     """Train and test queries with the same id, the same normalised text, or a similarity of at least `threshold`.
 
     Also the relevant documents of the two that are so similar under different ids; see `LeakReport.documents`.
+    `splits` is what messages call the two.
     """
     texts = collection.query_texts
     pairs = near_pairs([texts[int(i)] for i in train.queries], [texts[int(i)] for i in test.queries], threshold)
@@ -138,7 +175,7 @@ def find_leaks(collection: Collection, train: Qrels, test: Qrels, *, threshold: 
         same = normalise(texts[query]) == normalise(texts[other])
         leaks.setdefault((query, other), Leak(query, other, "same text" if same else "near-duplicate", similarity))
     order = sorted(leaks.values(), key=lambda leak: (-leak.similarity, leak.test, leak.train))
-    return LeakReport(tuple(order), _document_leaks(collection, train, test, threshold), threshold, collection)
+    return LeakReport(tuple(order), _document_leaks(collection, train, test, threshold), threshold, collection, splits)
 
 
 def shared_documents(collection: Collection, train: Qrels, test: Qrels) -> SharedDocuments:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from searchtune.data.packed import opened
 from searchtune.data.problems import Findings, Problem, Severity
 from searchtune.types import IntArray, Qrels
 
@@ -25,6 +26,9 @@ MAX_GRADE = 1000
 _BOM = b"\xef\xbb\xbf"
 _INTEGRAL = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DECIMAL = re.compile(r"[+-]?[0-9]*\.[0-9]{1,3}")
+_ID_NAMES = {True: ("id", "doc_id", "docid", "docno", "document_id"), False: ("id", "query_id", "qid", "queryid")}
+"""Names of the id in a corpus (True) and in queries that are read as `_id`."""
 QRELS_HEADERS = {"query-id", "query_id", "qid", "queryid", "topic"}
 """What the first field of a qrels header may read, in small letters."""
 
@@ -50,7 +54,7 @@ class _Reader:
 
     def lines(self) -> Iterator[str]:
         """Every line that is not blank, without its line end. Undecodable lines are reported and left out."""
-        with self.path.open("rb") as file:
+        with opened(self.path) as file:
             for self.number, self.raw in enumerate(file, start=1):
                 raw = self.raw
                 if self.number == 1 and raw.startswith(_BOM):
@@ -65,8 +69,17 @@ class _Reader:
                     message = f"not UTF-8: byte {bad} at position {error.start} of the line"
                     self.error("bad-utf8", bad, message, "re-encode the file, e.g. iconv -f latin1 -t utf-8")
                     continue
-                if line and not line.isspace():
+                if line.startswith("#") and self.comment(line):
+                    self.tally("comment", "", "comment that begins with # (not read)", "nothing to do", "note")
+                elif line and not line.isspace():
                     yield line
+
+    def comment(self, line: str) -> bool:
+        """Whether a line that begins with # is no row: no JSON begins so, and no label has another number of fields."""
+        fields = line.split("\t")
+        return self.path.name.removesuffix(".gz").endswith(".jsonl") or (
+            set(line.split()[0]) == {"#"} or (len(fields) not in (3, 4) and len(line.split()) != 4)
+        )
 
     def error(self, kind: str, value: str, message: str, remedy: str) -> None:
         row = self.raw.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
@@ -87,7 +100,10 @@ def read_texts(path: Path, name: str, findings: Findings, *, titled: bool) -> Te
     tags: dict[str, tuple[str, ...]] = {}
     for line in reader.lines():
         row = _object(reader, line)
-        if row is None or not _sound(reader, row, titled):
+        if row is None:
+            continue
+        _settle_id(reader, row, titled)
+        if not _sound(reader, row, titled):
             continue
         row_id = row["_id"]
         if row_id in first:
@@ -111,7 +127,7 @@ def read_labels(
     reader = _Reader(path, name, findings)
     seen: dict[tuple[int, int], tuple[int, int]] = {}  # (query, document) -> (grade, line)
     for line in reader.lines():
-        fields = line.split("\t")
+        fields = _without_iteration(reader, line, line.split("\t"))
         if reader.number == 1 and fields[0].strip().lower() in QRELS_HEADERS:
             continue
         label = _label(reader, line, fields, docs, queries)
@@ -142,6 +158,19 @@ def _object(reader: _Reader, line: str) -> dict[str, Any] | None:
         reader.error("bad-json", line[:80], f"a JSON {type(row).__name__}, not an object", 'write {"_id": ..., ...}')
         return None
     return row
+
+
+def _settle_id(reader: _Reader, row: dict[str, Any], titled: bool) -> None:
+    """Put a row's id under `_id` where it stands under a usual other name, and a whole number as its digits."""
+    if "_id" not in row:
+        other = next((key for key in _ID_NAMES[titled] if key in row), None)
+        if other is None:
+            return
+        row["_id"] = row[other]
+        reader.tally("other-id", other, f"id under {other!r} (read as '_id')", "nothing to do", "note")
+    if isinstance(row["_id"], int) and not isinstance(row["_id"], bool) and abs(row["_id"]) < 10**30:
+        reader.tally("whole-id", "_id", "id is a whole number (read as its digits)", "nothing to do", "note")
+        row["_id"] = str(row["_id"])
 
 
 def _sound(reader: _Reader, row: dict[str, Any], titled: bool) -> bool:
@@ -209,15 +238,25 @@ def _good_text(reader: _Reader, row: dict[str, Any], titled: bool) -> bool:
     return False
 
 
+def _without_iteration(reader: _Reader, line: str, fields: list[str]) -> list[str]:
+    """The three fields of a label; of TREC's four (with tabs or spaces) the second is left out."""
+    four = fields if len(fields) == 4 else line.split() if len(fields) == 1 else []
+    if len(four) != 4:
+        return fields
+    if four[0].strip().lower() not in QRELS_HEADERS:
+        message = "four columns, as in TREC qrels (the second is not looked at)"
+        reader.tally("trec-qrels", "", message, "nothing to do", "note")
+    return [four[0], four[2], four[3]]
+
+
 def _label(
     reader: _Reader, line: str, fields: list[str], docs: Mapping[str, int], queries: Mapping[str, int]
 ) -> tuple[int, int, int] | None:
     """Positions and grade of one row, or None where it cannot be used."""
     if len(fields) != 3:
-        trec = len(line.split()) == 4
-        hint = "drop the second column of this TREC file and " if trec else ""
         message = f"{len(fields)} tab-separated fields where 3 belong: {line[:80]!r}"
-        reader.error("bad-row", line[:80], message, f"{hint}write query-id, corpus-id, score with tabs between them")
+        remedy = "write query-id, corpus-id, score with tabs between them, or TREC's four columns"
+        reader.error("bad-row", line[:80], message, remedy)
         return None
     query, doc = queries.get(fields[0]), docs.get(fields[1])
     if query is None:
@@ -231,7 +270,7 @@ def _label(
     grade = parse_grade(fields[2])
     if grade is None:
         message = f"grade {fields[2]!r} is not a whole number from -{MAX_GRADE} to {MAX_GRADE}"
-        reader.error("bad-grade", fields[2], message, "write 0 for not relevant, 1 and more for relevant")
+        reader.error("bad-grade", fields[2], message, grade_remedy(fields[2]))
         return None
     if grade < 0:
         reader.tally("negative-grade", fields[2], "negative grade (not relevant, as in TREC)", "nothing to do", "note")
@@ -246,6 +285,14 @@ def parse_grade(field: str) -> int | None:
         return None
     grade = int(text.partition(".")[0])
     return grade if abs(grade) <= MAX_GRADE else None
+
+
+def grade_remedy(field: str) -> str:
+    """What to write in place of a grade that is none; of a decimal, how to make whole numbers of all."""
+    if _DECIMAL.fullmatch(field.strip()):
+        factor = 10 ** len(field.strip().partition(".")[2].rstrip("0"))
+        return f"multiply all grades by {factor:,}, and min_grade with them: nDCG stays what it is"
+    return "write 0 for not relevant, 1 and more for relevant"
 
 
 def _repeated(reader: _Reader, fields: list[str], grade: int, old_grade: int, old_line: int) -> None:

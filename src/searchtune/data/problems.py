@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +12,7 @@ Severity = Literal["error", "warning", "note"]
 
 _SHOWN_LINES = 5
 _SHOWN_PROBLEMS = 5
+_SHOWN_ALIKE = 3
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,32 @@ class CheckResult:
         """Raise `DataError` where there are errors: the message shows the first ones, `.problems` has them all."""
         if not self.problems:
             return
-        lines = tuple(str(problem) for problem in self.problems)
-        more = len(lines) - _SHOWN_PROBLEMS
+        lines, folded = tuple(str(problem) for problem in self.problems), fold(self.problems)
+        more = len(folded) - _SHOWN_PROBLEMS
         tail = [f"... and {more:,} more: `searchtune data check {where}` lists them"] if more > 0 else []
         head = f"{where}: {len(lines):,} problem{'s' if len(lines) > 1 else ''}"
-        raise DataError("\n".join([head, *lines[:_SHOWN_PROBLEMS], *tail]), lines)
+        raise DataError("\n".join([head, *folded[:_SHOWN_PROBLEMS], *tail]), lines)
+
+
+def fold(problems: Sequence[Problem]) -> list[str]:
+    """Findings as lines; a fault that many rows of one file have is one line with its count.
+
+    Of rows with different values the first ones are shown; where the value is the same, a single one.
+    """
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.file, problem.kind), []).append(problem)
+    lines: list[str] = []
+    for group in groups.values():
+        shown = 1 if len({problem.value for problem in group}) == 1 else _SHOWN_ALIKE
+        if len(group) <= _SHOWN_ALIKE:
+            shown = len(group)
+        lines += map(str, group[:shown])
+        if rest := group[shown:]:
+            where = ", ".join(str(problem.line) for problem in rest[:_SHOWN_LINES] if problem.line)
+            at = f" (lines {where}{', ...' if len(rest) > _SHOWN_LINES else ''})" if where else ""
+            lines[-1] += f"; and {len(rest):,} more like it{at}"
+    return lines
 
 
 @dataclass

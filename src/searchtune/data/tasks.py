@@ -18,6 +18,7 @@ from searchtune.data.beir import read_beir
 from searchtune.data.collection import with_qrels
 from searchtune.data.irds import IRDS, open_irds
 from searchtune.data.pystdlib import load_pystdlib
+from searchtune.data.shapes import refuse_file, refuse_folder
 from searchtune.data.splits import cut_dev
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.reading import user_path
@@ -43,7 +44,9 @@ def load_task(name_or_path: str) -> TaskSpec:
     path = find_asset("tasks", name_or_path.removeprefix(BUILTIN))
     if path.is_dir():
         folder = path.resolve()
+        refuse_folder(folder, "queries.jsonl", "qrels")
         return TaskSpec(name=folder.name, source=str(folder))
+    refuse_file(path)
     task = parse_spec(TaskSpec, read_yaml(path), str(path))
     beside = path.resolve().parent / task.source
     return task.model_copy(update={"source": str(beside)}) if beside.is_dir() else task

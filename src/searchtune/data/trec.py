@@ -8,7 +8,8 @@ Rules. Scores decide the order and ranks do not, nor does the order of lines: eq
 holds them) put the greater document id first. A file without rows, a wrong number of columns, bytes that are not UTF-8,
 a score that is not a finite number, a rank that is no whole number, a document that a query lists twice, two tags in
 one file, a grade that is no whole number and a label given with two grades are errors. Windows line ends, a byte order
-mark, blank lines and a label given twice with one grade are read as meant; `warnings` of the result names them.
+mark, blank lines, comments that begin with # and a label given twice with one grade are read as meant; `warnings` of
+the result names them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from searchtune.data.named import NamedQrels, NamedRun, as_float32, ranked_rows
 from searchtune.data.packed import created, opened
-from searchtune.data.parse import MAX_GRADE, QRELS_HEADERS, parse_grade
+from searchtune.data.parse import MAX_GRADE, QRELS_HEADERS, grade_remedy, parse_grade
 from searchtune.data.problems import Findings, Problem
 from searchtune.errors import DataError
 from searchtune.types import NO_DOC, FloatArray, FloatArray64, IntArray, Qrels
@@ -76,8 +77,8 @@ class _Reader:
                     lines[0] = lines[0][len(_BOM) :]
                     self.warn("bom", 1, "byte order mark (read as if it were not there)", "save as UTF-8 without BOM")
                 self._check_bytes(lines, numbers)
-                if any(map(bytes.isspace, lines)) or not all(lines):
-                    kept = [i for i, line in enumerate(lines) if line and not line.isspace()]
+                if any(map(bytes.isspace, lines)) or not all(lines) or any(line[:1] == b"#" for line in lines):
+                    kept = [i for i, line in enumerate(lines) if line and not line.isspace() and not _comment(line)]
                     lines, numbers = [lines[i] for i in kept], numbers[kept]
                 self.numbers.append(numbers)
                 yield lines
@@ -120,6 +121,11 @@ class _Reader:
             for i, line in enumerate(lines):
                 _report_bytes(self, int(numbers[i]), line)
             self.raise_if_any()
+
+
+def _comment(line: bytes) -> bool:
+    """Whether a line begins with # and is no row of an id that does so."""
+    return line.startswith(b"#") and (set(line.split()[0]) == {ord("#")} or len(line.split()) not in (3, 4, 6))
 
 
 def read_trec_run(path: Path) -> NamedRun:
@@ -315,8 +321,7 @@ def _grades(reader: _Reader, fields: Sequence[bytes]) -> IntArray:
             if known[field] is None:
                 text = field.decode("utf-8")
                 message = f"grade {text!r} is not a whole number from -{MAX_GRADE} to {MAX_GRADE}"
-                remedy = "write 0 for not relevant, 1 and more for relevant"
-                reader.error("bad-grade", number, text, message, remedy)
+                reader.error("bad-grade", number, text, message, grade_remedy(text))
         reader.raise_if_any()
     return np.fromiter((known[field] for field in fields), dtype=np.int64, count=len(fields))
 

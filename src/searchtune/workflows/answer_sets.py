@@ -21,6 +21,7 @@ from searchtune.data.answering import (
 )
 from searchtune.data.coverage import coverages
 from searchtune.data.grounding import cited, drops_gold, markdown, mixed, pool
+from searchtune.data.leakage import few
 from searchtune.data.tasks import find_source_file, load_task, open_collection
 from searchtune.errors import ConfigError, DataError, LeakError, did_you_mean
 from searchtune.metrics.abstention import Evidence, check_both_kinds
@@ -222,7 +223,7 @@ def _without_leaks(train: AnswerSet, test: AnswerSet, leaks: Leaks, progress: Pr
     shared = shared_questions(train, test)
     if not shared:
         return train
-    named = ", ".join(repr(one.question) for one in [one for one in train.examples if one.id in shared][:5])
+    named = few([one.question for one in train.examples if one.id in shared])
     if leaks == "fail":
         raise LeakError(
             f"{len(shared)} training questions are also, or nearly, test questions: {named}; take them out, or pass "

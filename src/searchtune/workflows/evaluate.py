@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from searchtune.data.advice import rules
 from searchtune.data.duplicates import find_duplicates, fold_qrels, fold_run
 from searchtune.data.leakage import residual, seen_mask
 from searchtune.data.tasks import load_task, open_collection
@@ -134,6 +135,8 @@ def _measure_task(
             f"{collection.name} has no split {suite.split!r}{did_you_mean(suite.split, collection.qrels)}; "
             f"it has {', '.join(sorted(collection.qrels)) or 'none'}"
         )
+    for rule in rules(collection):
+        progress.warn(f"{collection.name}: {rule}")
     report, runs = _Bench(suite, collection, cache, progress).report()
     folder.mkdir(parents=True, exist_ok=True)
     try:

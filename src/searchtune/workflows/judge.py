@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 from searchtune.data.judge_samples import balanced_sample, even_sample
 from searchtune.data.judging import UNJUDGED, JudgePairs, joined_pairs, split_by_query, with_prefix
+from searchtune.data.leakage import few
 from searchtune.data.near import near_groups
 from searchtune.errors import DataError, LeakError
 from searchtune.evaluation.judge_report import JudgeReport
@@ -183,7 +184,7 @@ def _without_leaks(pairs: JudgePairs, test: JudgePairs, leaks: Leaks, progress: 
     shared = np.isin(groups[: len(pairs.query_texts)], groups[len(pairs.query_texts) :])
     if not shared.any():
         return pairs
-    named = ", ".join(repr(pairs.query_texts[i]) for i in np.flatnonzero(shared)[:5])
+    named = few([pairs.query_texts[i] for i in np.flatnonzero(shared).tolist()])
     if leaks == "fail":
         raise LeakError(
             f"{int(shared.sum())} training queries are also, or nearly, test queries: {named}; take them out, or pass "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from searchtune.data.leakage import few
 from searchtune.data.rewrites import (
     RewriteExample,
     RewriteSet,
@@ -145,7 +146,7 @@ def _without_leaks(
     shared = leaking(examples, known, test.known(test.test))
     if not shared:
         return list(examples)
-    named = ", ".join(repr(examples[place].rewrite) for place in shared[:5])
+    named = few([examples[place].rewrite for place in shared])
     if leaks == "fail":
         raise LeakError(
             f"{len(shared)} training turns are also, or nearly, test turns: {named}; take them out, or pass "

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from searchtune.data.advice import rules
 from searchtune.data.collection import with_qrels
 from searchtune.data.examples import KnownRelevance, pairs_in_epoch, text_groups
-from searchtune.data.leakage import find_leaks, positives
+from searchtune.data.leakage import find_leaks, positives, raise_leaks
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
 from searchtune.specs.recipe import EmbedRecipe
@@ -61,11 +62,16 @@ def open_training_set(recipe: EmbedRecipe | RerankRecipe, leaks: Leaks, progress
     if isinstance(recipe, RerankRecipe):
         collection = _limited(collection, {"train": recipe.max_train_queries, "test": recipe.max_test_queries})
     train = collection.qrels["train"]
+    for rule in rules(collection):
+        progress.warn(str(rule))
     leaking = copies = 0
-    for split in sorted(set(collection.qrels) & {"test", "dev"}):
-        report = find_leaks(collection, train, collection.qrels[split])
-        if leaks == "fail":
-            report.raise_if_any()
+    reports = [
+        find_leaks(collection, train, collection.qrels[split], splits=("train", split))
+        for split in sorted(set(collection.qrels) & {"test", "dev"})
+    ]
+    if leaks == "fail":
+        raise_leaks(reports)
+    for report in reports:
         if leaks == "drop":
             train = report.without_leaks(train)
         leaking += len(report.train_queries)

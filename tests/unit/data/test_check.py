@@ -1,9 +1,12 @@
 """Every way in which a collection can be broken is found, with file, line, value and remedy."""
 
+import gzip
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from searchtune.cli.data import app
 from searchtune.data.beir import read_beir
 from searchtune.data.check import check_folder, write_rejected
 from searchtune.data.parse import parse_grade
@@ -21,9 +24,9 @@ ERRORS = [
     ("queries.jsonl", b"\xff\xfe{\x00}\n" + QUERIES, 1, "bad-utf8", "0xff"),
     ("corpus.jsonl", CORPUS + b'{"_id": "d3", "text": \n', 3, "bad-json", '{"_id": "d3", "text": '),
     ("corpus.jsonl", CORPUS + b'["d3"]\n', 3, "bad-json", '["d3"]'),
-    ("corpus.jsonl", CORPUS + b'{"id": "d3", "text": "x"}\n', 3, "missing-key", "_id"),
+    ("corpus.jsonl", CORPUS + b'{"name": "d3", "text": "x"}\n', 3, "missing-key", "_id"),
     ("corpus.jsonl", CORPUS + b'{"_id": "d3", "title": "x"}\n', 3, "missing-key", "text"),
-    ("corpus.jsonl", CORPUS + b'{"_id": 3, "text": "x"}\n', 3, "wrong-type", "3"),
+    ("corpus.jsonl", CORPUS + b'{"_id": 3.5, "text": "x"}\n', 3, "wrong-type", "3.5"),
     ("corpus.jsonl", CORPUS + b'{"_id": "d3", "text": null}\n', 3, "wrong-type", "None"),
     ("corpus.jsonl", CORPUS + b'{"_id": "d3", "title": 7, "text": "x"}\n', 3, "wrong-type", "7"),
     ("corpus.jsonl", CORPUS + b'{"_id": "", "text": "x"}\n', 3, "empty-id", ""),
@@ -35,7 +38,7 @@ ERRORS = [
     ("qrels/test.tsv", TEST + b"q2 \td1\t1\n", 4, "dangling-query", "q2 "),
     ("qrels/test.tsv", TEST + b"q2\td2\t1\n", 4, "duplicate-label", "q2 d2"),
     ("qrels/test.tsv", TEST + b"q1\td1\n", 4, "bad-row", "q1\td1"),
-    ("qrels/test.tsv", b"q2 0 d2 1\n" + TEST[23:], 1, "bad-row", "q2 0 d2 1"),
+    ("qrels/test.tsv", b"q2 0 d2 1 x\n" + TEST[23:], 1, "bad-row", "q2 0 d2 1 x"),
     *(
         ("qrels/test.tsv", TEST + b"q1\td2\t%s\n" % grade, 4, "bad-grade", grade.decode())
         for grade in (b"nan", b"NaN", b"inf", b"0.5", b"high", b"", b"1_0", b"1001", b"-1001", b"1e2", "١".encode())
@@ -111,14 +114,15 @@ def test_query_judged_in_two_splits_is_a_warning(make):
 def test_negative_grades_and_hopeless_queries_are_notes(make):
     folder = make({"qrels/train.tsv": b"q1\td1\t-2\nq1\td2\t-1\n"})
     result = check_folder(folder)
-    assert [p.kind for p in result.notes] == ["no-relevant", "negative-grade"]
+    assert [p.kind for p in result.notes if p.kind != "few-queries"] == ["no-relevant", "negative-grade"]
     assert result.problems == result.warnings == ()
     assert read_beir(folder).qrels["train"].grades.tolist() == [-2, -1]
 
 
 def test_sound_collection_has_no_findings(make):
     result = check_folder(make())
-    assert (result.problems, result.warnings, result.notes) == ((), (), ())
+    assert (result.problems, result.warnings) == ((), ())
+    assert [(note.kind, note.value) for note in result.notes] == [("few-queries", "1")] * 2
     splits = {"test judged": 1, "test labels": 2, "train judged": 1, "train labels": 1}
     assert result.counts == {"documents": 2, "queries": 2, **splits}
 
@@ -133,14 +137,73 @@ def test_missing_folder_is_a_configuration_error(tmp_path):
         check_folder(tmp_path / "nothing")
 
 
-def test_trec_rows_are_explained(make):
-    problem = check_folder(make({"qrels/test.tsv": b"q2 0 d2 1\n"})).problems[0]
-    assert "second column of this TREC file" in problem.remedy
+@pytest.mark.parametrize("rows", [b"q2 0 d2 2\nq2 0 d1 0\n", b"q2\t0\td2\t2\nq2\tQ0\td1\t0\n"])
+@pytest.mark.parametrize("file", ["qrels/test.tsv", "qrels/test.txt", "qrels/test.qrels"])
+def test_trec_qrels_are_read_beside_a_corpus(make, file, rows):
+    folder = make({"qrels/test.tsv": None, file: b"# made by hand\n" + rows})
+    assert read_beir(folder).fingerprint == read_beir(make(name="sound")).fingerprint
+    assert {"trec-qrels", "comment"} <= {note.kind for note in check_folder(folder).notes}
+
+
+def test_labels_beside_the_corpus_are_the_test_split(make):
+    folder = make({"qrels/test.tsv": None, "qrels/train.tsv": None, "qrels.txt": b"q2 0 d2 1\n"})
+    assert list(read_beir(folder).qrels) == ["test"]
+
+
+def test_two_files_of_one_split_are_an_error(make):
+    assert "split-twice" in {p.kind for p in check_folder(make({"qrels/test.txt": b"q2 0 d2 1\n"})).problems}
+
+
+def test_packed_files_other_ids_and_comments_are_read(make):
+    corpus = b"# a comment\n" + CORPUS.replace(b'"_id"', b'"id"')
+    packed = {"corpus.jsonl": None, "corpus.jsonl.gz": gzip.compress(corpus), "qrels/test.tsv": None}
+    folder = make(
+        {**packed, "queries.jsonl": QUERIES.replace(b'"_id"', b'"qid"'), "qrels/test.tsv.gz": gzip.compress(TEST)}
+    )
+    assert read_beir(folder).fingerprint == read_beir(make(name="sound")).fingerprint
+
+
+def test_ids_that_are_numbers_are_read_as_their_digits(make):
+    corpus = CORPUS.replace(b'"d1"', b"1").replace(b'"d2"', b"2")
+    labels = {"qrels/train.tsv": b"q1\t1\t1\n", "qrels/test.tsv": b"q2\t2\t2\nq2\t1\t0\n"}
+    folder = make({"corpus.jsonl": corpus, **labels})
+    assert list(read_beir(folder).doc_ids) == ["1", "2"]
+    assert "whole-id" in {note.kind for note in check_folder(folder).notes}
+
+
+def test_a_packed_file_that_breaks_off_is_an_error_of_the_user(make):
+    packed = gzip.compress(CORPUS * 50)
+    with pytest.raises(DataError, match="broken gzip"):
+        read_beir(make({"corpus.jsonl": None, "corpus.jsonl.gz": packed[: len(packed) // 2]}))
+
+
+@pytest.mark.parametrize(("grade", "factor"), [("0.5", "10"), (".25", "100"), ("-1.50", "10")])
+def test_decimal_grades_are_told_how_to_become_whole(make, grade, factor):
+    problem = check_folder(make({"qrels/test.tsv": TEST + f"q1\td2\t{grade}\n".encode()})).problems[0]
+    assert f"multiply all grades by {factor}," in problem.remedy
+
+
+def test_a_fault_of_all_rows_is_one_line(make):
+    rows = b"".join(b'{"doc": "d%d", "text": "x"}\n' % i for i in range(300))
+    folder = make(
+        {"corpus.jsonl": CORPUS + rows, "qrels/test.tsv": TEST + b"".join(b"q2\tx%d\t1\n" % i for i in range(9))}
+    )
+    shown = CliRunner().invoke(app, ["check", str(folder)])
+    errors = [line for line in shown.output.splitlines() if line.startswith("error:")]
+    assert shown.exit_code == 1
+    assert len(errors) == 4
+    assert "corpus.jsonl:3: key '_id' is missing" in errors[0]
+    assert "and 299 more like it (lines 4, 5, 6, 7, 8, ...)" in errors[0]
+    assert "'x2' is not in corpus.jsonl" in errors[3]
+    assert "and 6 more like it" in errors[3]
+    with pytest.raises(DataError, match="309 problems") as caught:
+        read_beir(folder)
+    assert len(caught.value.problems) == 309
 
 
 def test_message_shows_the_first_problems_and_carries_all(make):
     folder = make({"queries.jsonl": QUERIES + b"broken\n" * 9})
-    with pytest.raises(DataError, match=r"9 problems\nqueries\.jsonl:3: not JSON[\s\S]*\.\.\. and 4 more") as caught:
+    with pytest.raises(DataError, match=r"9 problems\nqueries\.jsonl:3: not JSON.*; and 8 more like it") as caught:
         read_beir(folder)
     assert len(caught.value.problems) == 9
 

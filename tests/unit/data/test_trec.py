@@ -163,7 +163,11 @@ def test_ids_with_spaces_can_be_read_where_tabs_part_the_columns(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("q 0 d 1\nq 0 e 0.5\n", r"a\.run:2: grade '0.5' is not a whole number from -1000 to 1000; write 0 for not"),
+        (
+            "q 0 d 1\nq 0 e 0.5\n",
+            r"a\.run:2: grade '0.5' is not a whole number from -1000 to 1000; multiply all grades by 10,",
+        ),
+        ("q 0 d high\n", "write 0 for not relevant"),
         ("q\td\t1\nq\te\tyes\n", r"a\.run:2: grade 'yes'"),
         ("q 0 d 1\nq d 1\n", r"a\.run:2: 3 columns where 4 belong: 'q d 1'; write query-id 0 document-id grade, or"),
         ("q\td\t1\nq\t\t1\n", r"a\.run:2: an empty column"),
@@ -222,3 +226,12 @@ def test_what_a_trec_file_cannot_hold_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         write_trec_run(tmp_path / "file" / "a.run", NamedRun.from_dicts("t", {"q": {"d": 1.0}}))
+
+
+def test_comments_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "a.run"
+    file.write_text("# made by hand\nq Q0 d 1 2.0 t\n#\n#q Q0 d 1 2.0 t\n")
+    run = read_trec_run(file)
+    assert (run.query_ids, run.doc_ids) == (["#q", "q"], ["d"])
+    file.write_text("# query 0 document grade of the pool\nq 0 d 1\n")
+    assert read_qrels_file(file).query_ids == ["q"]

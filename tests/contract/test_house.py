@@ -2,17 +2,20 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from typer.core import TyperGroup
 
 import searchtune
-from searchtune.cli.main import COMMANDS
+from searchtune.cli.main import COMMANDS, app, load_command
 from searchtune.specs.answer import AnswerRecipe
 from searchtune.specs.base import parse_spec, read_yaml
 from searchtune.specs.judge import JudgeRecipe
@@ -106,6 +109,43 @@ def test_every_task_is_valid(path):
     task = parse_spec(TaskSpec, read_yaml(path), relative(path))
     assert task.licence != "unknown"
     assert task.description
+
+
+OF_OTHERS = {"--force-reinstall", "--no-deps", "--merge"}
+"""Options of pip and of llama.cpp's `gguf-split` that messages name."""
+
+
+def options_of_all_commands():
+    found, waiting = {"--help"}, [load_command(name) for name in COMMANDS] + [typer.main.get_command(app)]
+    while waiting:
+        command = waiting.pop()
+        for parameter in command.params:
+            found |= {*parameter.opts, *parameter.secondary_opts}
+        if isinstance(command, TyperGroup):
+            waiting += [one for name, one in command.commands.items() if name not in COMMANDS]
+    return found
+
+
+def messages_in(path):
+    """Texts of a source, without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            yield node.lineno, node.value
+
+
+def test_every_option_that_a_message_names_is_there():
+    known = options_of_all_commands() | OF_OTHERS
+    assert {"--max-unreadable", "--no-history", "--overwrite"} <= known
+    wrong = [
+        f"{relative(path)}:{number}: {option}"
+        for path in SOURCES
+        for number, text in messages_in(path)
+        for option in re.findall(r"(?<![\w/-])--[a-z][a-z_-]+", text)
+        if option not in known
+    ]
+    assert not wrong, wrong
 
 
 def test_root_folders_hold_no_importable_code():

@@ -98,9 +98,13 @@ def _asked(
     if task is not None:
         if file is not None:
             raise typer.BadParameter("give a task or a file of turns, not both", param_hint="--turns")
+        from searchtune.data.rewrites import conversations_told
         from searchtune.workflows.rewrite_run import turns_of_task
 
-        return turns_of_task(task, split, history=history, max_queries=max_queries)
+        ids, found = turns_of_task(task, split, history=history, max_queries=max_queries)
+        if told := conversations_told(ids, found):
+            typer.echo(f"note: {told}; --no-history reads each by itself", err=True)
+        return ids, found
     if split is not None or max_queries is not None:
         raise typer.BadParameter("belongs to --task", param_hint="--split" if split is not None else "--max-queries")
     from searchtune.data.rewrites import read_turns

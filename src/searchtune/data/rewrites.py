@@ -148,6 +148,18 @@ def task_turns(query_ids: Sequence[str], texts: Sequence[str], *, history: bool 
     return turns
 
 
+def conversations_told(query_ids: Sequence[str], turns: Sequence[Turn]) -> str | None:
+    """What ids made of queries, for people to see that it is not a habit of naming; None where they made nothing."""
+    later = [name for name, turn in zip(query_ids, turns, strict=True) if turn.history]
+    if not later:
+        return None
+    count = len({name.rpartition("_")[0] for name in later})
+    return (
+        f"{len(later):,} of {len(turns):,} queries are read as later turns of {count:,} "
+        f"{'conversation' if count == 1 else 'conversations'}, because of ids such as {later[0]!r}"
+    )
+
+
 def chosen(examples: Sequence[RewriteExample], count: int | None) -> list[RewriteExample]:
     """At most so many examples, by the hash of their ids, in their own order: always the same ones."""
     if count is None or count >= len(examples):

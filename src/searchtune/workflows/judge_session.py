@@ -98,10 +98,10 @@ class JudgeSession:
                 f"{len(rows.reasons):,} pairs were turned down and have no grade: {listed_reasons(rows.reasons)}; they "
                 "are not asked again"
             )
-        thin = reading_facts(self.journal)["thin"]
-        if thin:
+        facts = reading_facts(self.journal)
+        if thin := facts["thin"]:
             self.progress.note(
-                f"{thin:,} of {len(self.journal):,} grades are read from labels that hold less than "
+                f"{thin:,} of {facts['grades']:,} grades are read from labels that hold less than "
                 f"{MIN_LABEL_SHARE:.0%} of the model's probability: it would rather say something else; a judge that "
                 "was trained to say them is surer"
             )
@@ -112,4 +112,4 @@ def reading_facts(journal: JournalView) -> dict[str, Any]:
     values = [value for _, value in journal.items() if value["p"] is not None]
     thin = [value for value in values if (value["outside"] or 0.0) > 1 - MIN_LABEL_SHARE]
     sources = Counter(str(value["source"]) for value in values if value.get("source"))
-    return {"read_from": dict(sorted(sources.items())), "thin": len(thin)}
+    return {"grades": len(values), "read_from": dict(sorted(sources.items())), "thin": len(thin)}

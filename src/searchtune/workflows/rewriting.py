@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from searchtune.data.candidates import says_new, searched_text
-from searchtune.data.rewrites import task_turns
+from searchtune.data.rewrites import conversations_told, task_turns
 from searchtune.metrics.significance import SAME
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.choice import choose
@@ -92,6 +92,8 @@ def rewritten_collection(
     """
     turns = task_turns(collection.query_ids, collection.query_texts, history=history)
     places = queries.tolist()
+    if told := conversations_told([collection.query_ids[i] for i in places], [turns[i] for i in places]):
+        progress.note(f"{told}; `history: false` reads each by itself")
     found = rewrite_all(rewriter, [turns[i] for i in places], kept_rewrites(cache, rewriter), progress=progress)
     texts = list(collection.query_texts)
     for place, query in zip(places, found.queries, strict=True):

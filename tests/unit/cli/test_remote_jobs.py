@@ -1,4 +1,4 @@
-"""Jobs by a model behind an address: hostile, cut, filtered and empty replies, and what becomes of their rows."""
+"""Rows that get no result: hostile, cut, filtered and empty replies from afar, and what is too long for a model here."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from searchtune.cli.main import app
 from searchtune.evaluation.judging import build_judge_report
 from searchtune.storage.journal import Journal, JournalView
 from searchtune.workflows import judge_agree
+from unit.models.causal import write_byte_causal
 from unit.models.test_remote import KEY, Server, first_token, reply
 from unit.workflows.answering import write_asked
 from unit.workflows.judging import write_rows
@@ -278,3 +279,22 @@ def test_ids_that_no_labels_file_can_hold_are_told_before_anything_is_asked(run,
     done = run("judge")
     assert done.exit_code == 2 and "holds white space" in told(done)
     assert not server.requests and not Path("out-judge").exists()
+
+
+def test_one_query_that_is_too_long_for_a_model_here_has_its_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = write_byte_causal(tmp_path / "model", max_position_embeddings=8192)
+    rows_ = [
+        {"query_id": f"q{i}", "query": "tide " * (3000 if i == 1 else 1), "doc_id": "d", "passage": "sea"}
+        for i in range(3)
+    ]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    args = ["judge", "run", str(base), "--pairs=pairs.jsonl", "--grade-field=", "--canaries=0", "--out=out-judge"]
+    done = CliRunner().invoke(app, args, prog_name="searchtune")
+    assert done.exit_code == 1 and "1 of 3 pairs have no grade" in told(done) and "too long: 1" in told(done), (
+        done.output
+    )
+    assert [row["grade"] is None for row in rows()] == [False, True, False]
+    assert "1 of 1 grades are read from labels that hold less than 50% of the model's probability" in told(done)
+    again = CliRunner().invoke(app, [*args, "--max-unreadable=0.4"], prog_name="searchtune")
+    assert again.exit_code == 0 and "1 without a grade" in again.stdout

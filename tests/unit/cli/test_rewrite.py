@@ -54,6 +54,8 @@ def test_a_tasks_queries_become_a_queries_file(run, parrot):
     done = run("run", "some-model", "--task", raw, "--split", "test", "--out", raw / "queries_parrot.jsonl")
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in (raw / "queries_parrot.jsonl").read_text().splitlines()]
+    assert "because of ids such as 'ledger_2'; --no-history reads each by itself" in " ".join(done.stderr.split())
+    assert "training" not in done.stderr and "- rewriting" in done.stderr
     assert len(rows) == 9 and rows[1] == {"_id": "ledger_2", "text": "and its price ledger"}
 
 

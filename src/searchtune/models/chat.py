@@ -26,6 +26,8 @@ _DAY = "26 Jul 2024"
 _SET_DAY = "{%- macro strftime_now(format) -%}" + _DAY + "{%- endmacro -%}"
 """Templates that write the date write this one: a prompt shall not depend on the day on which it is put together."""
 _BATCH = 4096
+LEAST_OF_PASSAGES = 16
+"""A prompt that leaves its passages less than a quarter of their tokens, and less than so many, is not read."""
 
 
 class Piece(NamedTuple):
@@ -200,7 +202,8 @@ def chat_store(tokenizer: Any, conversations: Sequence[Conversation], max_tokens
     length, until the prompt has exactly that many tokens. Instructions and queries stay whole.
 
     Raises:
-        PromptTooLongError: a prompt whose passages would have less than one token each.
+        PromptTooLongError: a prompt whose passages would have less than one token each, or all of them together less
+            than a quarter of theirs and than `LEAST_OF_PASSAGES`: a long query would leave nothing to read.
         ModelError: the template cannot write these turns.
     """
     prompts = [_Prompt(ids, cuttable) for ids, cuttable in _parts(ChatFormat(tokenizer), conversations)]
@@ -265,12 +268,16 @@ class _Prompt:
         return np.flatnonzero(self.cuttable & (np.array([len(ids) for ids in self.ids]) > 0))
 
     def fits(self, limit: int) -> bool:
-        """Whether it has at most `limit` tokens, or can be cut to so many with one left of each passage."""
+        """Whether it has at most `limit` tokens, or can be cut to so many with enough left of its passages.
+
+        Enough is one token of each, and of all together a quarter, or `LEAST_OF_PASSAGES` where that is less.
+        """
         if self.tokens <= limit:
             return True
         passages = self.passages
-        rest = self.tokens - sum(len(self.ids[place]) for place in passages)
-        return len(passages) > 0 and limit - rest >= len(passages)
+        whole = sum(len(self.ids[place]) for place in passages)
+        least = max(len(passages), min(-(-whole // 4), LEAST_OF_PASSAGES))
+        return len(passages) > 0 and limit - (self.tokens - whole) >= least
 
     def cut(self, limit: int, name: str) -> IntArray:
         """All ids, the ends of passages left out so that there are at most `limit`. Shape: (tokens,)."""

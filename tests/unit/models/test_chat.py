@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 import support
 from searchtune.errors import ConfigError, DataError, ModelError
-from searchtune.models.chat import ChatFormat, chat_store, example_store
+from searchtune.models.chat import (
+    LEAST_OF_PASSAGES,
+    ChatFormat,
+    PromptTooLongError,
+    chat_store,
+    example_store,
+    too_long,
+)
 from searchtune.models.prefixes import common_prefix
 from searchtune.prompts.chat import ChatExample, Message, Passage
 
@@ -80,6 +87,16 @@ def test_dates_in_templates_stand_still():
     assert ChatFormat(made).pieces(asked("moss"))[0].text.startswith("26 Jul 202426 Jul 2024[CLS]")
 
 
+def test_a_query_that_leaves_no_passage_to_read_is_refused():
+    made = tokenizer()
+    passage = Passage(" ".join(WORDS * 9))
+    asked_long = [(Message("user", ("rain " * count, passage, " loan")),) for count in (1, 60)]
+    assert len(row(chat_store(made, asked_long[:1], 70), 0)) == 70
+    with pytest.raises(PromptTooLongError, match="tokens"):
+        chat_store(made, asked_long[1:], 70)
+    assert list(too_long(made, asked_long, 70)) == [1]
+
+
 documents = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
 
 
@@ -91,7 +108,8 @@ def test_only_ends_of_passages_are_cut_and_down_to_a_common_length(texts, limit)
     lengths = [len(made(text, add_special_tokens=False)["input_ids"]) if text else 0 for text in texts]
     whole = row(chat_store(made, [conversation], 10_000), 0)
     bare = len(whole) - sum(lengths)
-    if len(whole) > limit and limit - bare < max(1, sum(length > 0 for length in lengths)):
+    least = max(1, sum(length > 0 for length in lengths), min(-(-sum(lengths) // 4), LEAST_OF_PASSAGES))
+    if len(whole) > limit and limit - bare < least:
         with pytest.raises(ConfigError, match=f"conversation 0: {len(whole)} tokens, {bare} of them outside"):
             chat_store(made, [conversation], limit)
         return

@@ -11,6 +11,7 @@ import typer
 from searchtune.cli.answer_measure import measure
 from searchtune.cli.answer_run import Json, run
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
+from searchtune.cli.rows import OnProblem, RowPolicy
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +32,7 @@ def train(
         bool, typer.Option("--fail-if-exists", help="Refuse a folder with a run (default).")
     ] = False,
     leaks: Annotated[LeakPolicy, typer.Option(help="Train questions that are also test questions.")] = LeakPolicy.fail,
+    on_problem: OnProblem = RowPolicy.fail,
     as_json: Json = False,
 ) -> None:
     """Adapt a language model to answering from passages, with citations, and to abstaining, with LoRA or QLoRA."""

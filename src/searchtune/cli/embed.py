@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from searchtune.cli.rows import OnProblem, RowPolicy
+
 if TYPE_CHECKING:
     from searchtune.storage.output import OutputPolicy
 
@@ -51,6 +53,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would be done, train nothing.")
     ] = False,
+    on_problem: OnProblem = RowPolicy.fail,
     as_json: Json = False,
 ) -> None:
     """Adapt an embedding model with contrastive LoRA and report what it gained."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from searchtune.cli.rows import OnProblem, RowPolicy
+
 if TYPE_CHECKING:
     from searchtune.storage.output import OutputPolicy
 
@@ -47,6 +49,7 @@ def run(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Encode everything anew; read and write no vectors.")
     ] = False,
+    on_problem: OnProblem = RowPolicy.fail,
     as_json: Json = False,
 ) -> None:
     """Measure every system of a suite on every task, with intervals, paired tests and a page for each task."""

@@ -10,6 +10,7 @@ import typer
 
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
 from searchtune.cli.judge_run import AllowCircular, Json, MadeBy, Unreadable, run, show_job
+from searchtune.cli.rows import OnProblem, RowPolicy
 
 if TYPE_CHECKING:
     from searchtune.evaluation.judge_report import JudgeReport
@@ -42,6 +43,7 @@ def train(
         bool, typer.Option("--fail-if-exists", help="Refuse a folder with a run (default).")
     ] = False,
     leaks: Annotated[LeakPolicy, typer.Option(help="Train queries that are also test queries.")] = LeakPolicy.fail,
+    on_problem: OnProblem = RowPolicy.fail,
     as_json: Json = False,
 ) -> None:
     """Adapt a language model to grading passages with LoRA or QLoRA, and report how far it agrees with people."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
+from searchtune.cli.rows import OnProblem, RowPolicy
 
 app = typer.Typer(no_args_is_help=True, help="Train a reranker's adapter, score pairs with it, rerank a run.")
 
@@ -38,6 +39,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would be done, train nothing.")
     ] = False,
+    on_problem: OnProblem = RowPolicy.fail,
     as_json: Json = False,
 ) -> None:
     """Adapt a reranker with LoRA behind a retriever and report what it gains."""

@@ -10,6 +10,7 @@ import typer
 
 from searchtune.cli.embed import LeakPolicy, default_folder, output_policy
 from searchtune.cli.rewrite_run import run
+from searchtune.cli.rows import OnProblem, RowPolicy
 
 if TYPE_CHECKING:
     from searchtune.specs.rewrite import RewriteRecipe
@@ -33,6 +34,7 @@ def train(
         bool, typer.Option("--fail-if-exists", help="Refuse a folder with a run (default).")
     ] = False,
     leaks: Annotated[LeakPolicy, typer.Option(help="Training turns that are also test turns.")] = LeakPolicy.fail,
+    on_problem: OnProblem = RowPolicy.fail,
     as_json: Json = False,
 ) -> None:
     """Adapt a language model to rewriting utterances into queries that stand alone, and search with what it writes."""

@@ -18,8 +18,8 @@ import numpy as np
 
 from searchtune.data.near import near_groups
 from searchtune.data.packed import created
-from searchtune.data.problems import Problem
-from searchtune.data.rows import BadRow, OnProblem, RowReader
+from searchtune.data.problems import OnProblem, Problem
+from searchtune.data.rows import BadRow, RowReader
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.storage.fingerprint import Fingerprint
 from searchtune.types import NO_DOC, Collection, Qrels, Run

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from searchtune.data.check import CORPUS_FILE, collection_of, scan
+from searchtune.data.problems import OnProblem, current_policy, tell_left_out
 from searchtune.errors import OutputExistsError
 from searchtune.specs.task import check_template
 from searchtune.storage.atomic import new_folder
@@ -24,17 +24,19 @@ def read_beir(
     drop_self: bool = False,
     queries_file: str = "queries.jsonl",
     qrels_folder: str = "qrels",
-    on_problem: Literal["fail", "skip"] = "fail",
+    on_problem: OnProblem | None = None,
 ) -> Collection:
     """Read `corpus.jsonl`, the queries and every split under the qrels folder.
 
-    Broken rows raise a `DataError` that lists them all; `on_problem="skip"` leaves them out instead, as long as
-    documents, queries and labels remain. The name defaults to the folder's.
+    Broken rows raise a `DataError` that lists them all; `on_problem="skip"`, or `row_policy("skip")` around the call,
+    leaves them out instead, as long as documents, queries and labels remain. The name defaults to the folder's.
     """
     check_template(doc_template)
     found = scan(folder, queries_file=queries_file, qrels_folder=qrels_folder)
-    if on_problem == "fail" or not (found.docs.ids and found.queries.ids and found.qrels):
+    if (on_problem or current_policy()) == "fail" or not (found.docs.ids and found.queries.ids and found.qrels):
         found.result.raise_if_any(str(folder))
+    if on_problem is None:
+        tell_left_out(str(folder), found.result.problems)
     return replace(
         collection_of(found, name or folder.resolve().name),
         doc_template=doc_template,

@@ -21,8 +21,8 @@ from xml.sax.saxutils import quoteattr
 
 from searchtune.data.judging import JudgePairs
 from searchtune.data.packed import created
-from searchtune.data.problems import Problem
-from searchtune.data.rows import BadRow, OnProblem, RowReader
+from searchtune.data.problems import OnProblem, Problem
+from searchtune.data.rows import BadRow, RowReader
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.reading import strict_json
 from searchtune.types import Judgment

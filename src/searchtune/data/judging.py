@@ -19,8 +19,8 @@ import numpy.typing as npt
 from searchtune.data.named import positions_of
 from searchtune.data.near import near_groups
 from searchtune.data.packed import created
-from searchtune.data.problems import Problem
-from searchtune.data.rows import BadRow, OnProblem, RowReader
+from searchtune.data.problems import OnProblem, Problem
+from searchtune.data.rows import BadRow, RowReader
 from searchtune.data.splits import hash_share
 from searchtune.errors import ConfigError, DataError
 from searchtune.types import NO_DOC, Collection, IntArray, Qrels, Run

@@ -21,7 +21,8 @@ from searchtune.clean_text import clean
 from searchtune.data.judging import TOP_GRADE, JudgePairs
 from searchtune.data.named import NamedQrels, named_qrels
 from searchtune.data.packed import created
-from searchtune.data.rows import BadRow, OnProblem, RowReader
+from searchtune.data.problems import OnProblem
+from searchtune.data.rows import BadRow, RowReader
 from searchtune.data.trec import write_qrels_file
 from searchtune.errors import DataError
 from searchtune.types import Judgment

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
-from searchtune.errors import DataError
+from searchtune.errors import DataError, SearchtuneWarning
 
 Severity = Literal["error", "warning", "note"]
 
+OnProblem = Literal["fail", "skip"]
+"""What becomes of a data set with rows that cannot be used: refused, or read without them."""
+
+_POLICY: ContextVar[OnProblem] = ContextVar("row_policy", default="fail")
 _SHOWN_LINES = 5
 _SHOWN_PROBLEMS = 5
 _SHOWN_ALIKE = 3
@@ -55,7 +62,35 @@ class CheckResult:
         more = len(folded) - _SHOWN_PROBLEMS
         tail = [f"... and {more:,} more: `searchtune data check {where}` lists them"] if more > 0 else []
         head = f"{where}: {len(lines):,} problem{'s' if len(lines) > 1 else ''}"
+        tail.append("training and `eval run` leave such rows out with --on-problem skip")
         raise DataError("\n".join([head, *folded[:_SHOWN_PROBLEMS], *tail]), lines)
+
+
+@contextmanager
+def row_policy(policy: OnProblem) -> Iterator[None]:
+    """Within it, data sets of tasks and recipes are opened in this way; `fail` holds elsewhere."""
+    token = _POLICY.set(policy)
+    try:
+        yield
+    finally:
+        _POLICY.reset(token)
+
+
+def current_policy() -> OnProblem:
+    """What `row_policy` set."""
+    return _POLICY.get()
+
+
+def tell_left_out(where: str, problems: Sequence[Problem]) -> None:
+    """Warn of rows that were left out because `row_policy` says so; nothing where there are none, or under `fail`."""
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors and current_policy() == "skip":
+        lines = fold(errors)
+        more = [f"... and {len(lines) - _SHOWN_PROBLEMS:,} more"] if len(lines) > _SHOWN_PROBLEMS else []
+        text = "; ".join([*lines[:_SHOWN_PROBLEMS], *more])
+        warnings.warn(
+            f"{where}: {len(errors):,} faulty rows or files left out: {text}", SearchtuneWarning, stacklevel=2
+        )
 
 
 def fold(problems: Sequence[Problem]) -> list[str]:

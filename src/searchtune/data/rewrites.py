@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from searchtune.data.near import NEAR_THRESHOLD, near_pairs, normalise
-from searchtune.data.problems import Problem
-from searchtune.data.rows import BadRow, OnProblem, RowReader
+from searchtune.data.problems import OnProblem, Problem
+from searchtune.data.rows import BadRow, RowReader
 from searchtune.data.splits import hash_share
 from searchtune.errors import DataError
 from searchtune.reading import STDIN

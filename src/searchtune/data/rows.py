@@ -9,14 +9,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from searchtune.data.packed import opened
-from searchtune.data.problems import CheckResult, Findings, Problem
+from searchtune.data.problems import CheckResult, Findings, OnProblem, Problem
 from searchtune.errors import DataError, did_you_mean
 from searchtune.reading import STDIN, shown, strict_json
-
-OnProblem = Literal["fail", "skip"]
 
 _BOM = b"\xef\xbb\xbf"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -22,6 +22,7 @@ from searchtune.data.answering import (
 from searchtune.data.coverage import coverages
 from searchtune.data.grounding import cited, drops_gold, markdown, mixed, pool
 from searchtune.data.leakage import few
+from searchtune.data.problems import current_policy, tell_left_out
 from searchtune.data.tasks import find_source_file, load_task, open_collection
 from searchtune.errors import ConfigError, DataError, LeakError, did_you_mean
 from searchtune.metrics.abstention import Evidence, check_both_kinds
@@ -200,7 +201,8 @@ def _completion(example: AnswerExample, prompt: AnswerPrompt) -> str:
 
 
 def _from_file(source: AnswerSource) -> AnswerSet:
-    found = read_answers(find_source_file(str(source.file), "answers"), source.form)
+    found = read_answers(find_source_file(str(source.file), "answers"), source.form, on_problem=current_policy())
+    tell_left_out(str(source.file), found.warnings)
     if source.split is None:
         return found
     kept = found.select(lambda one: one.part == source.split)

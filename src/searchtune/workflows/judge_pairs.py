@@ -9,6 +9,7 @@ import numpy as np
 
 from searchtune.data.judging import UNJUDGED, JudgePairs, PairFields, holes, pairs_of_labels, pairs_of_runs, read_pairs
 from searchtune.data.named import run_in_collection
+from searchtune.data.problems import current_policy, tell_left_out
 from searchtune.data.splits import hash_share
 from searchtune.data.tasks import find_source_file, load_task, open_collection
 from searchtune.data.trec import read_trec_run
@@ -76,7 +77,9 @@ def fingerprint_of(pairs: JudgePairs) -> str:
 
 def _from_file(source: PairSource, top: int) -> JudgePairs:
     fields = PairFields(grade=source.grade_field, others=source.judges_field)
-    return read_pairs(find_source_file(str(source.file), "pairs"), fields, top=top)
+    found = read_pairs(find_source_file(str(source.file), "pairs"), fields, top=top, on_problem=current_policy())
+    tell_left_out(str(source.file), found.warnings)
+    return found
 
 
 def _from_task(source: PairSource, doc_template: str | None) -> JudgePairs:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from searchtune.data.leakage import few
+from searchtune.data.problems import current_policy, tell_left_out
 from searchtune.data.rewrites import (
     RewriteExample,
     RewriteSet,
@@ -95,7 +96,9 @@ def open_source(source: RewriteSource) -> list[RewriteExample]:
         ConfigError: no such file.
         DataError: broken rows, or none left.
     """
-    found = list(read_rewrites(_found(source.file)).examples)
+    whole = read_rewrites(_found(source.file), on_problem=current_policy())
+    tell_left_out(str(source.file), whole.warnings)
+    found = list(whole.examples)
     if source.changed_only:
         found = [one for one in found if one.changed]
     if not found:

@@ -1,6 +1,7 @@
 """Every way in which a collection can be broken is found, with file, line, value and remedy."""
 
 import gzip
+import importlib
 import json
 
 import pytest
@@ -10,7 +11,9 @@ from searchtune.cli.data import app
 from searchtune.data.beir import read_beir
 from searchtune.data.check import check_folder, write_rejected
 from searchtune.data.parse import parse_grade
-from searchtune.errors import ConfigError, DataError
+from searchtune.data.problems import current_policy, row_policy
+from searchtune.data.tasks import load_task, open_collection
+from searchtune.errors import ConfigError, DataError, SearchtuneWarning
 from unit.data.sound import SOUND
 
 CORPUS, QUERIES = SOUND["corpus.jsonl"], SOUND["queries.jsonl"]
@@ -233,3 +236,36 @@ def test_skipping_everything_still_fails(make):
 @pytest.mark.parametrize(("field", "grade"), [("1", 1), ("1.0", 1), ("+2", 2), ("-1", -1), ("1000", 1000), ("0.", 0)])
 def test_whole_grades_are_read(field, grade):
     assert parse_grade(field) == grade
+
+
+def test_a_policy_around_the_call_leaves_rows_out_and_says_so(make):
+    folder = make({"queries.jsonl": QUERIES + b"broken\n"})
+    task = load_task(str(folder))
+    with (
+        row_policy("skip"),
+        pytest.warns(SearchtuneWarning, match=r"1 faulty rows or files left out: queries\.jsonl:3"),
+    ):
+        assert len(open_collection(task).query_ids) == 2
+    with pytest.raises(DataError, match="--on-problem skip"):
+        open_collection(task)
+
+
+@pytest.mark.parametrize(
+    "command", [("eval", "run"), *((name, "train") for name in ("embed", "rerank", "rewrite", "judge", "answer"))]
+)
+def test_every_command_that_measures_or_trains_takes_the_policy(command, make, monkeypatch):
+    room, verb = command
+    module = importlib.import_module(f"searchtune.cli.{room}")
+    seen: list[str] = []
+
+    def loaded(*args, **kwargs):
+        seen.append(current_policy())
+        raise ConfigError("enough")
+
+    for place in ("recipes.load_recipe", "recipes.load_rerank_recipe", "recipes.load_rewrite_recipe"):
+        monkeypatch.setattr(f"searchtune.workflows.{place}", loaded)
+    for place in ("recipes.load_judge_recipe", "recipes.load_answer_recipe", "evaluate.load_suite"):
+        monkeypatch.setattr(f"searchtune.workflows.{place}", loaded)
+    for arguments in ([], ["--on-problem", "skip"], []):
+        CliRunner().invoke(module.app, [verb, "x", *arguments])
+    assert seen == ["fail", "skip", "fail"]

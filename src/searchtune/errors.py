@@ -48,6 +48,10 @@ class OutputExistsError(SearchtuneError):
     """The output folder is already there and the command was not told what to do about it."""
 
 
+class OutputBusyError(SearchtuneError):
+    """Another process is writing to the output; the message names it and its host."""
+
+
 class MissingExtraError(SearchtuneError):
     """An optional dependency is not installed; the message says which `pip install` brings it."""
 

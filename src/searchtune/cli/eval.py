@@ -201,7 +201,7 @@ def attribute(
     from searchtune.data.references import read_references
     from searchtune.evaluation.attribution_table import render_attribution
     from searchtune.retrieval.cache import EmbeddingCache
-    from searchtune.storage.output import prepare_output
+    from searchtune.storage.output import output_folder
     from searchtune.workflows.attribute import attribute_pipeline
     from searchtune.workflows.attribute_grid import AttributionPlan
     from searchtune.workflows.open_pipeline import load_pipeline, open_pipeline
@@ -213,8 +213,8 @@ def attribute(
     given = None if references is None else read_references(references)
     plan = AttributionPlan(split=split, max_queries=max_queries, answer_metric=answers.value, references=given)
     policy: OutputPolicy = "resume" if resume else "overwrite" if overwrite else "fail"
-    folder = prepare_output(out or Path("runs/attribute") / name, policy)
-    with RichProgress() as progress:
+    place = out or Path("runs/attribute") / name
+    with RichProgress() as progress, output_folder(place, policy) as folder:
         opened = open_pipeline(spec, name=name, cache=EmbeddingCache(), progress=progress)
         report = attribute_pipeline(opened, folder, plan, progress=progress)
     if as_json:

@@ -94,12 +94,25 @@ def new_folder(path: Path) -> Iterator[Path]:
         temp.mkdir()
         yield temp
         mark_complete(temp)
+        _share(temp)
         _sync_tree(temp)
         _swap(temp, path)
     except BaseException as error:
         _remove(temp)
         explain_refusal(error, path)
         raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder in one step for whoever looks: it is renamed first, so that a kill leaves no half of it.
+
+    One that cannot be renamed stays as it is, and the `OSError` is raised.
+    """
+    if not path.exists():
+        return
+    condemned = temporary_beside(path)
+    path.rename(condemned)
+    _remove(condemned)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -182,6 +195,18 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def _share(folder: Path) -> None:
+    """Give every file of a marked folder the permissions that a new file gets here (the umask, as its marker shows).
+
+    Some libraries write through private temporary files (mode 0600), which nobody else could then read.
+    """
+    usual = (folder / MARKER_FILE).stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        mode = path.stat().st_mode & 0o777
+        if path.is_file() and not path.is_symlink() and mode | usual != mode:
+            path.chmod(mode | usual)
 
 
 def _sync_tree(folder: Path) -> None:

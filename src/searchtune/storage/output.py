@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from searchtune.errors import OutputExistsError, StorageError
 from searchtune.reading import user_path
-from searchtune.storage.atomic import sweep, temporary_beside, write_json
+from searchtune.storage.atomic import remove_folder, sweep, write_json
+from searchtune.storage.lock import INNER_LOCK, sole_writer
 from searchtune.storage.marker import MARKER_FILE
 
 OutputPolicy = Literal["fail", "overwrite", "resume"]
 
 RUN_FILE = "searchtune-run.json"
-"""Put into every output folder at once: proof that searchtune made the folder and may remove it."""
+"""Put into every output folder at once: proof that searchtune made the folder and may remove it. Its `finished` says
+whether the command that wrote there came to its end."""
+
+
+@contextmanager
+def output_folder(path: Path, policy: OutputPolicy = "fail") -> Iterator[Path]:
+    """The folder, prepared, for this process alone; marked as finished once the block ends well.
+
+    Raises:
+        OutputBusyError: another process is writing there.
+        OutputExistsError, StorageError: as `prepare_output`.
+    """
+    with sole_writer(path):
+        folder = prepare_output(path, policy)
+        yield folder
+        mark_finished(folder)
 
 
 def prepare_output(path: Path, policy: OutputPolicy = "fail") -> Path:
@@ -25,31 +43,61 @@ def prepare_output(path: Path, policy: OutputPolicy = "fail") -> Path:
     and `overwrite` removes it; both only touch a folder that searchtune made (it holds `searchtune-run.json` or
     `COMPLETE.json`) and `overwrite` never removes the working directory, the home folder or a parent of them.
     """
-    folder = user_path(path).resolve()
-    if folder.exists() and not folder.is_dir():
-        raise OutputExistsError(f"{path} is a file, and the output needs a folder: choose another --out")
-    if folder.is_dir() and any(folder.iterdir()):
-        _settle(folder, path, policy)
+    folder = check_output(path, policy)
+    if policy == "overwrite" and _content(folder):
+        _remove_whole(folder, path)
     _make_writable(folder, path)
     return folder
 
 
-def _settle(folder: Path, path: Path, policy: OutputPolicy) -> None:
-    """Decide about a folder that has content: keep it, remove it, or raise."""
+def check_output(path: Path, policy: OutputPolicy = "fail") -> Path:
+    """Raise what `prepare_output` would raise about what is there, and touch nothing; returns the path resolved."""
+    folder = user_path(path).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{path} is a file, and the output needs a folder: choose another --out")
+    if not _content(folder):
+        return folder
     if not _ours(folder):
         raise OutputExistsError(
             f"{path} has content that searchtune did not make (no {RUN_FILE} in it), so it stays: choose another --out"
         )
     if policy == "fail":
-        state = "a finished run" if (folder / MARKER_FILE).is_file() else "an unfinished run"
-        raise OutputExistsError(
-            f"{path} already holds {state}: add --overwrite to replace it or --resume to go on, or choose another --out"
-        )
+        ways = "add --overwrite to replace it, or choose another --out"
+        if not is_finished(folder):
+            ways = "add --resume to go on with it or --overwrite to replace it, or choose another --out"
+        state = "a finished run" if is_finished(folder) else "an unfinished run"
+        raise OutputExistsError(f"{path} already holds {state}: {ways}")
     if policy == "overwrite":
         for used, what in ((Path.cwd(), "the working directory"), (Path.home(), "the home folder")):
             if used.resolve().is_relative_to(folder):
                 raise OutputExistsError(f"{path} contains {what} and will not be removed: choose another --out")
-        _remove_whole(folder, path)
+    return folder
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the command that wrote into an output folder came to its end."""
+    return (folder / MARKER_FILE).is_file() or bool(_record(folder).get("finished"))
+
+
+def mark_finished(folder: Path) -> None:
+    """Say in an output folder that the command came to its end."""
+    write_json(folder / RUN_FILE, {**_new_record(), "finished": True})
+
+
+def _content(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name != INNER_LOCK for path in folder.iterdir())
+
+
+def _new_record() -> dict[str, Any]:
+    return {"made_by": "searchtune", "format": 1}
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _ours(folder: Path) -> bool:
@@ -57,13 +105,10 @@ def _ours(folder: Path) -> bool:
 
 
 def _remove_whole(folder: Path, path: Path) -> None:
-    """Remove a folder in one step for whoever looks: it is renamed first, so that a kill leaves no half of it."""
-    condemned = temporary_beside(folder)
     try:
-        folder.rename(condemned)
+        remove_folder(folder)
     except OSError as error:
         raise StorageError(f"{path} cannot be replaced: {error.strerror}; choose another --out") from error
-    shutil.rmtree(condemned, ignore_errors=True)
 
 
 def _make_writable(folder: Path, path: Path) -> None:
@@ -74,5 +119,5 @@ def _make_writable(folder: Path, path: Path) -> None:
     sweep(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{path} is not writable for this user: choose another --out or change its permissions")
-    if not _ours(folder):
-        write_json(folder / RUN_FILE, {"made_by": "searchtune", "format": 1})
+    if not _ours(folder) or _record(folder).get("finished"):
+        write_json(folder / RUN_FILE, _new_record())

@@ -6,7 +6,6 @@ run needs to end in the same bits.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from searchtune.errors import ArtifactError
 from searchtune.reading import read_json_object
-from searchtune.storage.atomic import new_folder, write_json
+from searchtune.storage.atomic import new_folder, remove_folder, sweep, write_json
 from searchtune.storage.marker import check_complete, is_complete
 
 _WEIGHTS, _OPTIMISER, _STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
@@ -39,8 +38,10 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-NNNNNN`, whole or not at all. `state` must be JSON."""
     target = folder / f"step-{step:06d}"
+    for leftover in folder.glob(".step-*.tmp-*"):  # of a kill while a checkpoint was written or removed
+        sweep(folder / leftover.name[1:].rpartition(".tmp-")[0])
     if not is_complete(target):
-        shutil.rmtree(target, ignore_errors=True)
+        remove_folder(target)
     with new_folder(target) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary / _WEIGHTS)
         save_file({name: tensor.contiguous() for name, tensor in optimiser.items()}, temporary / _OPTIMISER)
@@ -74,7 +75,7 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
     found = sorted(newest.parent.glob("step-*"))
     place = found.index(newest)
     for other in (*found[: max(0, place + 1 - keep)], *found[place + 1 :]):
-        shutil.rmtree(other, ignore_errors=True)
+        remove_folder(other)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:

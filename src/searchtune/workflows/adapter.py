@@ -46,6 +46,7 @@ from searchtune.models.sources import resolve_model
 from searchtune.reading import user_path
 from searchtune.specs.card import AdapterCard, LlmCard, RerankerCard, adapter_folder
 from searchtune.storage.atomic import new_folder
+from searchtune.storage.lock import sole_writer
 from searchtune.types import FloatArray
 
 _CPU = torch.device("cpu")
@@ -148,7 +149,7 @@ def merge_adapter(folder: Path | str, out: Path | str, base: str | None = None) 
     """
     folder, out = adapter_folder(folder), user_path(out)
     card = read_any_card(folder)
-    with new_folder(out) as temporary:
+    with sole_writer(out), new_folder(out) as temporary:
         if isinstance(card, AdapterCard):
             merged = _merge_encoder(folder, card, temporary, base)
         elif isinstance(card, RerankerCard) and card.head == "classifier":
@@ -246,7 +247,7 @@ def export_gguf(folder: Path | str, out: Path | str, kind: GgufKind = "f16", bas
         what = "an encoder" if isinstance(card, AdapterCard) else "a classifier"
         raise ArtifactError(f"{folder}: GGUF is for language models, and this adapts {what}; take --format hf")
     folded = _fold(folder, card, base)
-    with new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as plain:
+    with sole_writer(out), new_folder(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent) as plain:
         save_language_model(folded.model.backbone, folded.root, Path(plain), torch.float32)
         file = temporary / f"model-{kind}.gguf"
         write_gguf(Path(plain), file, kind, base=base_facts(folded.root, card.base), tuned=card.name)

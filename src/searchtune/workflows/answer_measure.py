@@ -34,6 +34,7 @@ from searchtune.reading import user_path
 from searchtune.storage.atomic import write_text
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.journal import Journal
+from searchtune.storage.lock import sole_writer
 from searchtune.types import Answer
 from searchtune.workflows.answer_conditions import (
     Question,
@@ -105,9 +106,24 @@ def measure_answers(
     Raises:
         ConfigError: no system, no such condition, headline or reference, or numbers out of range.
         DataError: no question, an id twice, or a system that gives another number of answers than it was asked for.
-        StorageError: `out` cannot be written, or another process measures there.
+        StorageError, OutputBusyError: `out` cannot be written, or another process measures there.
     """
     plan, out = plan or MeasurePlan(), user_path(out)
+    with sole_writer(out):
+        return _measure(systems, examples, out, plan, retriever=retriever, pool=pool, judge=judge, progress=progress)
+
+
+def _measure(
+    systems: Mapping[str, Answering],
+    examples: Questions,
+    out: Path,
+    plan: MeasurePlan,
+    *,
+    retriever: Retriever,
+    pool: Sequence[str],
+    judge: OpenJudge | None,
+    progress: Progress,
+) -> AnswerReport:
     headline, reference = _roles(systems, plan)
     _check(examples, plan)
     shown = show_passages(examples.examples, plan.conditions, depth=plan.depth, retriever=retriever, pool=pool)

@@ -40,6 +40,7 @@ from searchtune.retrieval.bm25 import kept_bm25
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.journal import JOURNAL_FILE, Journal, JournalView
+from searchtune.storage.lock import sole_writer
 from searchtune.storage.places import cache_root
 from searchtune.types import Answer
 from searchtune.workflows.open_answerer import OpenAnswerer
@@ -126,6 +127,7 @@ def run_answers(
 
     Raises:
         ConfigError: `out` holds the journal of another job.
+        OutputBusyError: another process is at this job.
         DataError: there is no question.
         ModelError: no question was ever answered.
         SearchtuneError: whatever stopped a remote model, such as a budget; what it said before is kept.
@@ -133,6 +135,13 @@ def run_answers(
     if not len(questions):
         raise DataError("there is no question to answer: give at least one")
     out = user_path(out)
+    with sole_writer(out):
+        return _run(answerer, questions, out, price=price, seed=seed, progress=progress)
+
+
+def _run(
+    answerer: OpenAnswerer, questions: AnswerSet, out: Path, *, price: Price | None, seed: int, progress: Progress
+) -> AnswerJob:
     header = _header(answerer, questions, seed)
     marked = answerer.under(answerer.prompt.under(header["prompt"]["nonce"]), answerer.rule)
     with Journal(out / JOURNAL_FILE, header) as journal:

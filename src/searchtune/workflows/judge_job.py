@@ -33,6 +33,7 @@ from searchtune.reading import read_json_object, user_path
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.storage.journal import JOURNAL_FILE, Journal, JournalView
+from searchtune.storage.lock import sole_writer
 from searchtune.storage.shards import merge_journals, shard
 from searchtune.types import FloatArray64, IntArray, Judgment
 from searchtune.workflows.judge_pairs import fingerprint_of
@@ -126,14 +127,18 @@ def run_job(
     """Judge the pairs, or go on judging them, and write the labels.
 
     Raises:
-        ConfigError: `out` holds the journal of another job.
+        ConfigError, OutputBusyError: `out` holds another job, or another process is at it.
         DataError: an id that the labels' file cannot hold.
         ModelError: no pair was ever answered.
         UnreadableError: too many pairs have no grade; everything that was read is kept and written.
         SearchtuneError: whatever stopped a remote judge, such as a budget; what it said before is kept.
     """
-    plan = plan or JobPlan()
     out = user_path(out)
+    with sole_writer(out):
+        return _run_job(judge, pairs, out, plan or JobPlan(), progress)
+
+
+def _run_job(judge: OpenJudge, pairs: JudgePairs, out: Path, plan: JobPlan, progress: Progress) -> Job:
     _check_calibration(judge, plan.calibration)
     check_ids("query id", pairs.query_ids)
     check_ids("document id", pairs.doc_ids)

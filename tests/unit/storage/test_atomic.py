@@ -187,3 +187,35 @@ def test_sweep_spares_the_living_and_other_machines(tmp_path):
     os.utime(long_ago, (0, 0))
     write_text(path, "new")
     assert leftovers(tmp_path) == sorted([alive.name, elsewhere.name, other_name.name])
+
+
+@pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_of_a_new_folder_have_the_permissions_of_new_files(tmp_path, umask, expected):
+    """Some libraries write weights through a private temporary file."""
+    before = os.umask(umask)
+    try:
+        with new_folder(tmp_path / "adapter") as temp:
+            (temp / "inner").mkdir()
+            for name in ("weights.safetensors", "inner/weights.safetensors"):
+                os.close(os.open(temp / name, os.O_CREAT | os.O_WRONLY, 0o600))
+            (temp / "config.json").write_text("{}")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "adapter").rglob("*") if path.is_file()}
+    assert set(modes.values()) == {expected} and len(modes) == 3
+
+
+def test_a_folder_that_is_removed_is_whole_or_gone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a").write_text("a")
+    run_killed(
+        """
+        atomic._remove = lambda path: os._exit(9)
+        atomic.remove_folder(here / "run")
+        """,
+        tmp_path,
+    )
+    assert not (tmp_path / "run").exists() and len(leftovers(tmp_path)) == 1
+    atomic.sweep(tmp_path / "run")
+    assert leftovers(tmp_path) == []
+    atomic.remove_folder(tmp_path / "run")

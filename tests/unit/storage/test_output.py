@@ -28,7 +28,7 @@ def test_new_and_empty_folders_serve_under_every_policy(tmp_path, policy):
 
 
 def test_fail_names_the_ways_out(run):
-    with pytest.raises(OutputExistsError, match=r"run already holds an unfinished run: add --overwrite .* --resume"):
+    with pytest.raises(OutputExistsError, match=r"run already holds an unfinished run: add --resume .* --overwrite"):
         prepare_output(run)
 
 

@@ -4,17 +4,19 @@ import dataclasses
 import errno
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
 
 from searchtune.data.judging import PairFields, read_pairs
 from searchtune.data.judgments import read_judgments
-from searchtune.errors import ConfigError, DataError, OutputExistsError, StorageError
+from searchtune.errors import ConfigError, DataError, OutputBusyError, OutputExistsError, StorageError
 from searchtune.metrics.grade_calibration import GradeCalibration, plain_calibration
 from searchtune.models.remote import BudgetError
 from searchtune.prompts.rubrics import BINARY
 from searchtune.storage.journal import JournalView
+from searchtune.storage.lock import sole_writer
 from searchtune.workflows.judge_job import JobPlan, UnreadableError, merge_jobs, open_job, run_job
 from searchtune.workflows.progress import Progress
 from unit.workflows.judging import Oracle, some_pairs
@@ -297,3 +299,21 @@ def test_a_question_may_be_put_in_other_words(tmp_path):
     assert (changed.rubric, changed.calibration) == (BINARY, None)
     with pytest.raises(ConfigError, match="is a reranker"):
         dataclasses.replace(opened, style=None).under(BINARY, None)
+
+
+def test_two_processes_are_not_at_one_job(tmp_path):
+    pairs, judge = some_pairs(tmp_path), Oracle().opened()
+    refused = []
+
+    def second():
+        with pytest.raises(OutputBusyError, match="is being written by process"):
+            run_job(judge, pairs, tmp_path / "job")
+        refused.append(True)
+
+    with sole_writer(tmp_path / "job"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert refused and not (tmp_path / "job").exists()
+    run_job(judge, pairs, tmp_path / "job")
+    assert not list(tmp_path.glob(".job*"))

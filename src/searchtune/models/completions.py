@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from searchtune.counting import counted
 from searchtune.models.chat import CompletionStore
 from searchtune.models.fast_llama import FastLlama
 from searchtune.models.generator import CausalLM, evaluating
@@ -94,7 +95,7 @@ class CompletionReader(nn.Module):
             if self.model.fast is not None and len(texts):
                 self._read_fast(self.model.fast, store, texts, tokens_per_chunk, found)
                 return found
-            for rows in length_sorted_chunks(store.tokens.lengths[texts], tokens_per_chunk):
+            for rows in counted(length_sorted_chunks(store.tokens.lengths[texts], tokens_per_chunk), len(texts)):
                 chunk = completion_chunk(store, texts[rows], self.model.device)
                 found[rows] = self.logprobs(chunk).cpu().numpy()
         return found
@@ -108,7 +109,8 @@ class CompletionReader(nn.Module):
         shared = find_shared(parts(store.tokens, texts, 0, prompts), everyone, np.zeros_like(texts), tokens_per_chunk)
         read = parts(store.tokens, texts, 0, lengths - 1)  # a last token predicts nothing
         replies = parts(store.tokens, texts, prompts)
-        for places, states in fast.last_states(read, everyone, shared, tokens_per_chunk, tails):
+        last = fast.last_states(read, everyone, shared, tokens_per_chunk, tails)
+        for places, states in counted(last, len(texts), lambda one: len(one[0])):
             targets = torch.from_numpy(parts(replies, places, 0).ids)
             owner = torch.from_numpy(np.repeat(np.arange(len(places)), tails[places]))
             tokens = self._of_tokens(states, targets)

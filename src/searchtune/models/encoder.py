@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer
 
+from searchtune.counting import counted
 from searchtune.models.fast_bert import FastBert, Shortcut
 from searchtune.models.inputs import Chunk, Store, TokenStore, length_sorted_chunks, tokenise
 from searchtune.models.layout import Layout, Pooling, read_layout
@@ -103,7 +104,7 @@ class Encoder(nn.Module):
         texts = np.arange(len(store.lengths)) if texts is None else texts
         result = np.zeros((len(texts), self.dim), dtype=np.float32)
         with inference(self):
-            for rows in length_sorted_chunks(store.lengths[texts], tokens_per_chunk):
+            for rows in counted(length_sorted_chunks(store.lengths[texts], tokens_per_chunk), len(texts)):
                 result[rows] = self.encode_chunk(store.chunk(texts[rows], self.device)).float().cpu().numpy()
         return result
 

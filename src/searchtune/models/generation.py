@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from searchtune.counting import counted
 from searchtune.errors import ConfigError, ModelError
 from searchtune.models.generator import CausalLM, Prefix, evaluating
 from searchtune.models.inputs import TokenStore, length_sorted_chunks
@@ -114,7 +115,8 @@ def generate(
             prefix = model.read_prefix(store.ids[store.offsets[texts[0]] :][:shared])
     rests = parts(store, texts, shared)
     limit = max(1, tokens_per_batch // sampling.samples)
-    for rows in length_sorted_chunks(rests.lengths, limit, beside=shared + sampling.max_new_tokens):
+    batches = length_sorted_chunks(rests.lengths, limit, beside=shared + sampling.max_new_tokens)
+    for rows in counted(batches, len(texts)):
         uniforms = [
             _uniforms(sampling, store, text, sample) for text in texts[rows] for sample in range(sampling.samples)
         ]

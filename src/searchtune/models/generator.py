@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from searchtune.counting import counted
 from searchtune.errors import ModelError
 from searchtune.models.encoder import Attention, train_adapter
 from searchtune.models.fast_llama import FastLlama, LlamaShortcut
@@ -214,11 +215,12 @@ class CausalLM(nn.Module):
         with evaluating(self):
             fast = self.fast
             if fast is not None:
-                for places, last in fast.last_states(store, texts, shared, tokens_per_chunk):
+                states = fast.last_states(store, texts, shared, tokens_per_chunk)
+                for places, last in counted(states, len(texts), lambda one: len(one[0])):
                     result[places] = self._read_out(last, token_ids, normalised).cpu().numpy()
                 return result
             top = self.read_prefix(store.ids[store.offsets[texts[0]] :][: shared.top]) if shared.top else None
-            for heads in shared.windows:
+            for heads in counted(shared.windows, len(texts), lambda one: len(one.places)):
                 prefix = self.read_prefixes(heads.store.chunk(np.arange(len(heads.store.lengths)), self.device), top)
                 rests = parts(store, texts[heads.places], shared.top + heads.store.lengths[heads.group])
                 score(heads.places, rests, prefix, torch.from_numpy(heads.group).to(self.device))

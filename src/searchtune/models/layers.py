@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from searchtune.counting import counted
 from searchtune.errors import ModelError, StorageError
 from searchtune.models.encoder import Encoder, inference
 from searchtune.models.inputs import Chunk, HiddenStore, TokenStore, length_sorted_chunks
@@ -112,7 +113,7 @@ def compute_states(
     check_own_weights(encoder.backbone, top_layers)
     check_depth(top_layers, len(stack))
     with inference(encoder):
-        for rows in length_sorted_chunks(store.lengths[texts], tokens_per_chunk):
+        for rows in counted(length_sorted_chunks(store.lengths[texts], tokens_per_chunk), len(texts)):
             chunk = store.chunk(texts[rows], encoder.device)
             found = _lower_states(encoder, stack, len(stack) - top_layers, chunk).to("cpu", torch.bfloat16)
             for place, text in enumerate(texts[rows]):

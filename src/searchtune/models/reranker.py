@@ -22,6 +22,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+from searchtune.counting import counted
 from searchtune.errors import ConfigError, ModelError
 from searchtune.models.encoder import Attention, inference, train_adapter
 from searchtune.models.fast_bert import Shortcut
@@ -161,7 +162,8 @@ class Reranker(nn.Module):
             return logits[:, 0] - logits[:, 1]
         scores = np.zeros(len(queries), dtype=np.float32)
         with inference(self):
-            for rows in length_sorted_chunks(store.lengths(queries, documents), tokens_per_chunk):
+            chunks = length_sorted_chunks(store.lengths(queries, documents), tokens_per_chunk)
+            for rows in counted(chunks, len(queries)):
                 chunk = store.chunk(queries[rows], documents[rows], self.device)
                 scores[rows] = self.score_chunk(chunk).cpu().numpy()
         return scores

@@ -51,7 +51,7 @@ def train(out, *, dropout=0.0, batch_size=16, every=100, resume=False, die_at=No
     def on_eval():
         return {"ndcg@10": -sum(float(p.detach().abs().sum()) for p in world.adapter.parameters.values())}
 
-    optim = Optimiser(lr=5e-3, epochs=2, batch_size=batch_size, checkpoint_every=every)
+    optim = Optimiser(lr=5e-3, epochs=2, min_steps=0, batch_size=batch_size, checkpoint_every=every)
     log = fit(objective, optim, FitPlan(out, 1, evaluations=4, resume=resume), on_eval=on_eval, on_step=on_step)
     return world, log, started
 """
@@ -209,7 +209,7 @@ def test_an_adapter_is_opened_in_a_fresh_process(tiny_model, collection, tmp_pat
             "max_tokens": 64,
             "precision": "fp32",
             "method": {"rank": 4, "alpha": 8},
-            "optim": {"lr": 1e-2, "epochs": 1, "batch_size": 16, "checkpoint_every": 100},
+            "optim": {"lr": 1e-2, "epochs": 1, "min_steps": 0, "batch_size": 16, "checkpoint_every": 100},
         }
     )
     result = train_embedding(recipe, tmp_path / "run")

@@ -65,7 +65,7 @@ def train(folder, task, base, **changes):
         "kind": "rerank", "task": str(task), "base": base, "first_stage": {"bm25": {"kind": "bm25"}}, "depth": 2,
         "sweep": [2], "max_tokens": 48, "precision": "auto", "method": {"rank": 4, "alpha": 8, "top_layers": 2},
         "objective": {"negatives": {"per_query": 2, "last_rank": 20}, "positives_per_query": 1},
-        "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 4}, "dev": {"times": 1, "max_queries": 2, "fit_queries": 3},
+        "optim": {"lr": 1e-3, "epochs": 1, "min_steps": 0, "batch_size": 4}, "dev": {"times": 1, "max_queries": 2, "fit_queries": 3},
         **changes,
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(json.dumps(keys), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -67,9 +68,14 @@ def run(
     With --out, a journal beside it keeps every rewrite, so that a job that was stopped goes on where it was.
     """
     from searchtune.cli.progress import RichProgress
+    from searchtune.storage.lock import sole_writer
     from searchtune.workflows.rewrite_run import rewrite_all, rewrite_lines, write_rewrites
 
     _check_place(endpoint, base=base, quantise=quantise, key_variable=key_variable, max_tokens=max_tokens)
+    if endpoint is None:
+        from searchtune.workflows.sources import check_model
+
+        check_model(base or rewriter, nf4=quantise is not None and quantise.value == "nf4")
     ids, asked = _asked(turns, task, split, max_queries=max_queries, history=history)
     opened = _opened(
         rewriter, style, base=base, quantise=quantise, endpoint=endpoint, key_variable=key_variable, budget=max_tokens
@@ -77,7 +83,7 @@ def run(
     if max_new_tokens is not None:
         opened = replace(opened, max_new_tokens=max_new_tokens)
     journal = None if out is None else out.with_name(f"{out.name}.journal.jsonl")
-    with RichProgress() as progress:
+    with RichProgress() as progress, nullcontext() if out is None else sole_writer(out):
         done = rewrite_all(opened, asked, journal, progress=progress)
         progress.note(
             f"{len(asked):,} turns ({done.fresh:,} rewritten now), {done.tokens_per_turn:.0f} tokens and "

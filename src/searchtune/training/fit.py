@@ -58,7 +58,9 @@ class TrainLog:
     steps: list[Step] = field(default_factory=list)
     best_step: int = 0
     best_dev: dict[str, float] | None = None
-    """Dev figures of what was kept."""
+    """Dev figures of what was kept; None where the metric is not known."""
+    base_dev: dict[str, float] | None = None
+    """Dev figures before training, where they were taken."""
     strength: float = 1.0
     """The share of the trained change that was kept."""
 
@@ -72,13 +74,14 @@ class TrainLog:
             "steps": [asdict(s) for s in self.steps],
             "best_step": self.best_step,
             "best_dev": self.best_dev,
+            "base_dev": self.base_dev,
             "strength": self.strength,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainLog:
         steps = [Step(**step) for step in data["steps"]]
-        return cls(steps, data["best_step"], data["best_dev"], data["strength"])
+        return cls(steps, data["best_step"], data["best_dev"], data.get("base_dev"), data["strength"])
 
 
 class TrainingInterrupted(SearchtuneError):
@@ -98,6 +101,8 @@ class FitPlan:
     evaluations: int = 0
     """How many times `on_eval` is called, evenly over the run, the last step included."""
     resume: bool = False
+    choose: bool = True
+    """Whether the best of these are kept; otherwise the last weights are."""
 
 
 def fit(
@@ -110,7 +115,8 @@ def fit(
 ) -> TrainLog:
     """Minimise `objective`, leave the best weights in `objective.trainable`, and return the log.
 
-    With evaluations, "best" is the highest dev `plan.metric`; without, the last step. `on_step` gets each step
+    With evaluations, "best" is the highest dev `plan.metric`, the first of equals; without (or without
+    `plan.choose`), the last step. `on_step` gets each step
     and the number of steps in all.
 
     Raises:
@@ -143,7 +149,8 @@ class _Run:
         self.module = objective.trainable
         self.names = trained_parameters(self.module, optim)
         self.per_epoch = objective.steps_per_epoch()
-        self.total = self.per_epoch * optim.epochs
+        self.epochs = optim.epochs_for(self.per_epoch)
+        self.total = self.per_epoch * self.epochs
         if not self.total:
             raise SearchtuneError("nothing to train on: the train split gives less than one batch of two pairs")
         self.accelerator = Accelerator(
@@ -170,7 +177,7 @@ class _Run:
     def remaining_batches(self) -> Iterator[Any]:
         """The batches from the current step on."""
         first = self.done // self.per_epoch
-        for epoch in range(first, self.optim.epochs):
+        for epoch in range(first, self.epochs):
             skip = self.done - epoch * self.per_epoch if epoch == first else 0
             yield from islice(self.objective.batches(epoch), skip, None)
 
@@ -195,13 +202,16 @@ class _Run:
         self.log.steps.append(Step(self.done, value, rate, float(norm), self.seconds))
 
     def evaluate(self, on_eval: OnEval) -> None:
-        """Put dev figures into the log, and keep these weights if they are the best so far."""
-        figures = dict(on_eval())
+        """Put dev figures into the log, and keep these weights if they are the best so far.
+
+        A figure that is not a number (an area under a curve of one kind of example, say) is left out.
+        """
+        figures = {name: value for name, value in on_eval().items() if math.isfinite(value)}
         self.log.steps[-1] = Step(**{**asdict(self.log.steps[-1]), "dev": figures})
         metric, best = self.plan.metric, self.log.best_dev
-        if best is None or figures[metric] > best[metric]:
+        if metric in figures and (not self.plan.choose or best is None or figures[metric] > best[metric]):
             self.log.best_dev, self.log.best_step = figures, self.done
-            self.best = self._weights()
+            self.best = self._weights() if self.plan.choose else {}
 
     def checkpoint(self) -> None:
         """Write where the run stands; one process writes, all wait."""

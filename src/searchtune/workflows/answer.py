@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
 from searchtune.data.answering import AnswerSet
 from searchtune.metrics.abstention import (
@@ -21,22 +20,21 @@ from searchtune.models.backends import label_tokens
 from searchtune.models.chat import chat_store, example_store
 from searchtune.models.completions import CompletionReader
 from searchtune.models.generator import CausalLM, load_causal_lm
-from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.prompts.answer import LABELS
-from searchtune.reading import user_path
 from searchtune.specs.answer import AnswerRecipe
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
-from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.training.fit import FitPlan, TrainLog, fit
+from searchtune.storage.output import OutputPolicy
+from searchtune.training.fit import TrainLog
 from searchtune.training.generation import CompletionWriting
 from searchtune.types import FloatArray64
 from searchtune.workflows.adapter import Verification
 from searchtune.workflows.answer_finish import TrainedAnswerer, write_answerer
 from searchtune.workflows.answer_sets import AnswerPart, mixed_parts, open_answer_data
-from searchtune.workflows.progress import SILENT, Progress, tell_step
-from searchtune.workflows.run_folder import settle_run
+from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.training_set import Leaks
 
 
@@ -85,27 +83,27 @@ def train_answerer(
         LeakError: a training question is also, or nearly, a test question, and `leaks` is "fail".
         SearchtuneError: whatever else a user can mend; see `searchtune.errors`.
     """
-    device = pick_device()
-    state = PartialState(cpu=device.type == "cpu")
-    progress = progress if state.is_main_process else SILENT
+    with training_run(recipe, out, policy, progress) as run:
+        return _trained(recipe, run, leaks)
+
+
+def _trained(recipe: AnswerRecipe, run: TrainingRun, leaks: Leaks) -> AnswerResult | None:
+    progress, out = run.progress, run.out
     progress.stage("reading the questions")
     data = open_answer_data(recipe, leaks, progress)
     train, dev = mixed_parts(recipe, data)
     root = resolve_model(recipe.base, recipe.revision)
-    out = user_path(out).resolve()
-    if state.is_main_process:
-        prepare_output(out, policy)
     fingerprint = sha256_json([data.train.fingerprint, data.dev.fingerprint])
-    dtype = settle_run(recipe, fingerprint, out, policy=policy, device=device)
+    dtype = run.begin(fingerprint)
     progress.stage("loading the base model")
-    model = load_causal_lm(root, dtype=dtype, device=device, quantise=recipe.quantise, attention="eager")
+    model = load_causal_lm(root, dtype=dtype, device=run.device, quantise=recipe.quantise, attention="eager")
     adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
     share = 100 * adapter.trainable / adapter.total
     progress.note(
         f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
     )
-    log = _train(recipe, out, model, train, dev, progress, resume=policy == "resume")
-    if not state.is_main_process:
+    log = _train(recipe, run, model, train, dev)
+    if not run.main:
         return None
     write_json(out / "train_log.json", log.to_json())
     rule = None
@@ -114,29 +112,18 @@ def train_answerer(
         rule = fit_abstention(_read(model, recipe, dev), dev.evidence, train.evidence if recipe.coverage else None)
         progress.note(f"answers from a likelihood of {rule.threshold:.2f} on, for the highest F1 of abstaining")
     progress.stage("saving the adapter and opening it in a fresh process")
-    trained = TrainedAnswerer(recipe, root, model, adapter, log, rule, train, fingerprint)
+    trained = TrainedAnswerer(recipe, root, model, adapter, log, rule, train, fingerprint, run.warnings)
     verified = write_answerer(out / "adapter", trained)
     worst = max(verified.sentence_transformers, verified.peft)
     progress.note(f"reloaded = trained: probe scores differ by {worst:.1e} at most")
     return AnswerResult(out, out / "adapter", log, rule, verified, data.test)
 
 
-def _train(
-    recipe: AnswerRecipe,
-    out: Path,
-    model: CausalLM,
-    train: AnswerPart,
-    dev: AnswerPart,
-    progress: Progress,
-    *,
-    resume: bool,
-) -> TrainLog:
+def _train(recipe: AnswerRecipe, run: TrainingRun, model: CausalLM, train: AnswerPart, dev: AnswerPart) -> TrainLog:
     labelled, written = train.labelled(), train.written()
     store = example_store(model.tokenizer, [*labelled, *written], recipe.max_tokens).chosen
-    if store.tokens.truncated:
-        progress.note(
-            f"{store.tokens.truncated:,} of {len(store.prompts):,} prompts have passages cut to fit {recipe.max_tokens}"
-        )
+    cut = Cut(store.tokens.truncated, len(store.prompts), "prompts")
+    tell_cut(run.progress, cut, "max_tokens", recipe.max_tokens)
     weights = np.repeat(np.array([recipe.label_weight, 1.0], np.float32), [len(labelled), len(written)])
     objective = CompletionWriting(
         model,
@@ -147,14 +134,15 @@ def _train(
         recompute=recipe.recompute,
         weights=weights,
     )
-    progress.stage("training")
-    return fit(
-        objective,
-        recipe.optim,
-        FitPlan(out, recipe.seed, recipe.dev.metric, recipe.dev.times, resume),
-        on_eval=lambda: dev_figures(model, recipe, train, dev),
-        on_step=lambda step, total: tell_step(progress, step, total),
+    watch = DevWatch(
+        lambda: dev_figures(model, recipe, train, dev),
+        recipe.dev.metric,
+        recipe.dev.times,
+        len(dev.examples),
+        recipe.dev.min_queries,
+        "questions",
     )
+    return fit_watched(objective, recipe.optim, run, watch)
 
 
 def dev_figures(model: CausalLM, recipe: AnswerRecipe, train: AnswerPart, dev: AnswerPart) -> dict[str, float]:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from searchtune.data.answering import AnswerExample
 from searchtune.metrics.abstention import AbstentionRule
 from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
+from searchtune.models.probes import QUERY_WORDS, spread, synthetic_texts
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
 from searchtune.prompts.answer import LABELS, VERSIONS
 from searchtune.prompts.chat import ChatExample
+from searchtune.prompts.fences import draw_nonce
 from searchtune.reading import user_path
 from searchtune.specs.answer import AnswerRecipe
 from searchtune.specs.card import LlmCard
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.training.fit import TrainLog
 from searchtune.workflows.adapter import Verification, verify_in_fresh_process
-from searchtune.workflows.answer_sets import AnswerPart
+from searchtune.workflows.answer_sets import AnswerPart, answer_prompt
 from searchtune.workflows.document_texts import template_of
-from searchtune.workflows.provenance import now, spec_sha256, versions
-
-_PROBES = 8
+from searchtune.workflows.provenance import dev_metrics, now, spec_sha256, versions
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class TrainedAnswerer:
     rule: AbstentionRule | None
     train: AnswerPart
     data_fingerprint: str
+    warnings: Sequence[str] = ()
+    """What the run warned of."""
 
 
 def write_answerer(folder: Path, trained: TrainedAnswerer) -> Verification:
@@ -65,11 +68,23 @@ def _positives(part: AnswerPart) -> list[str]:
     return sorted({one.passage_ids[place] for one in part.examples for place in one.gold})
 
 
-def _probes(part: AnswerPart) -> list[ChatExample]:
-    """A few examples, spread over the training set: conversations whose word is read, or whole answers."""
-    examples = part.labelled() or part.written()
-    places = np.unique(np.linspace(0, len(examples) - 1, num=_PROBES).astype(int))
-    return [examples[int(place)] for place in places]
+def _probes(trained: TrainedAnswerer) -> list[ChatExample]:
+    """A few conversations whose word is read, or whole answers: of made-up texts, or of the training set."""
+    part = trained.train if trained.recipe.probe == "data" else _made_up(trained)
+    return spread(part.labelled() or part.written())
+
+
+def _made_up(trained: TrainedAnswerer) -> AnswerPart:
+    """Questions that mean nothing, with two passages each, the first of which answers."""
+    tokenizer, prompt = trained.model.tokenizer, answer_prompt(trained.recipe)
+    questions = synthetic_texts(tokenizer, QUERY_WORDS)
+    first, second = (synthetic_texts(tokenizer, trained.recipe.max_tokens, seed=seed) for seed in (1, 2))
+    answers = synthetic_texts(tokenizer, QUERY_WORDS, seed=3)
+    examples = [
+        AnswerExample(str(number), question, tuple(passages), (0,), (answer,), ("0", "1"))
+        for number, (question, answer, *passages) in enumerate(zip(questions, answers, first, second, strict=True))
+    ]
+    return AnswerPart(examples, [prompt.under(draw_nonce(one.id)) for one in examples])
 
 
 def _card(trained: TrainedAnswerer, positives: list[str]) -> LlmCard:
@@ -78,6 +93,8 @@ def _card(trained: TrainedAnswerer, positives: list[str]) -> LlmCard:
         "format": recipe.format,
         "abstain": recipe.abstain,
         "max_new_tokens": recipe.max_new_tokens,
+        "probe": recipe.probe,
+        "warnings": list(trained.warnings),
     }
     return LlmCard(
         kind="answer",
@@ -98,8 +115,8 @@ def _card(trained: TrainedAnswerer, positives: list[str]) -> LlmCard:
         data_fingerprint=trained.data_fingerprint,
         doc_template=template_of(recipe.train.task),
         train_positives_sha256=sha256_json(positives),
-        probe=chat_probe(_probes(trained.train)),
-        metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},
+        probe=chat_probe(_probes(trained)),
+        metrics=dev_metrics(trained.log),
         versions=versions(),
         created=now(),
         extra=extra,

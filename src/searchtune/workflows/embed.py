@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from searchtune.data.mining import mine_hard_negatives
 from searchtune.errors import ConfigError
@@ -19,24 +18,23 @@ from searchtune.evaluation import Report
 from searchtune.models.adapters import Adapter, add_lora, scaled
 from searchtune.models.encoder import Encoder, load_encoder
 from searchtune.models.layers import without_prefix
-from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
-from searchtune.reading import user_path
 from searchtune.retrieval.dense import DenseIndex
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.storage.atomic import write_json
-from searchtune.storage.output import OutputPolicy, prepare_output
+from searchtune.storage.output import OutputPolicy
 from searchtune.training.contrastive import FixedDocumentContrastive, InBatchContrastive, Pairs, Texts
-from searchtune.training.fit import FitPlan, Step, TrainLog, fit
+from searchtune.training.fit import TrainLog
 from searchtune.training.objective import Objective
 from searchtune.types import FloatArray, IntArray
 from searchtune.workflows.bank import CACHE, Bank, build_bank
-from searchtune.workflows.dev import DevPool, build_dev_pool
+from searchtune.workflows.dev import build_dev_pool
 from searchtune.workflows.finish import Trained, write_adapter
+from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.measure import Subject, Vectors, measure
-from searchtune.workflows.progress import SILENT, Progress, WarningRecord
+from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
-from searchtune.workflows.run_folder import settle_run
+from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.training_set import Leaks, TrainingSet, open_training_set
 
 TEST = "test"
@@ -72,13 +70,20 @@ class _Workshop:
     """What the steps of one run hand to each other."""
 
     recipe: EmbedRecipe
-    out: Path
+    run: TrainingRun
     training: TrainingSet
     root: Path
     encoder: Encoder
     adapter: Adapter
     bank: Bank
-    progress: Progress
+
+    @property
+    def out(self) -> Path:
+        return self.run.out
+
+    @property
+    def progress(self) -> Progress:
+        return self.run.progress
 
     def with_prefix_off(self) -> AbstractContextManager[None]:
         """Within this, the encoder reads cached states where the recipe caches them."""
@@ -114,41 +119,30 @@ def train_embedding(
     Raises:
         SearchtuneError: whatever a user can mend; see `searchtune.errors`.
     """
-    device = pick_device()
-    state = PartialState(cpu=device.type == "cpu")
-    progress = WarningRecord(progress if state.is_main_process else SILENT)
-    progress.stage(f"opening {recipe.task}")
-    training = open_training_set(recipe, leaks, progress)
-    root = resolve_model(recipe.base, recipe.revision)
-    out = user_path(out).resolve()
-    if state.is_main_process:
-        prepare_output(out, policy)
-    dtype = settle_run(recipe, training.collection.fingerprint, out, policy=policy, device=device)
-    shop = _open_workshop(recipe, out, training, root, progress, dtype=dtype, device=device)
-    with shop.with_prefix_off():
-        progress.stage("encoding the collection with the base model")
-        base = shop.vectors()
-        log = _train(shop, base.documents, resume=policy == "resume")
-        if not state.is_main_process:
-            return None
-        tuned = _tuned_vectors(shop, base)
-    write_json(out / "train_log.json", log.to_json())
-    return _finish(shop, log, base, tuned)
+    with training_run(recipe, out, policy, progress) as run:
+        run.progress.stage(f"opening {recipe.task}")
+        training = open_training_set(recipe, leaks, run.progress)
+        root = resolve_model(recipe.base, recipe.revision)
+        dtype = run.begin(training.collection.fingerprint)
+        shop = _open_workshop(recipe, run, training, root, dtype=dtype)
+        with shop.with_prefix_off():
+            run.progress.stage("encoding the collection with the base model")
+            base = shop.vectors()
+            log = _train(shop, base.documents)
+            if not run.main:
+                return None
+            tuned = _tuned_vectors(shop, base)
+        write_json(run.out / "train_log.json", log.to_json())
+        return _finish(shop, log, base, tuned)
 
 
 def _open_workshop(
-    recipe: EmbedRecipe,
-    out: Path,
-    training: TrainingSet,
-    root: Path,
-    progress: Progress,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
+    recipe: EmbedRecipe, run: TrainingRun, training: TrainingSet, root: Path, *, dtype: torch.dtype
 ) -> _Workshop:
     """Load the base, put the adapter on it (it changes nothing yet), and make the texts ready."""
+    progress = run.progress
     progress.stage("loading the base model")
-    encoder = load_encoder(root, dtype=dtype, device=device, attention="eager")
+    encoder = load_encoder(root, dtype=dtype, device=run.device, attention="eager")
     layout = encoder.layout
     if layout.max_positions is not None and recipe.max_tokens > layout.max_positions:
         raise ConfigError(f"max_tokens is {recipe.max_tokens}, but {recipe.base} has {layout.max_positions} positions")
@@ -163,56 +157,45 @@ def _open_workshop(
         f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
     )
     progress.stage("reading the texts" + (", caching the frozen layers' states" if recipe.frozen_prefix else ""))
-    bank = build_bank(training.collection, encoder, recipe, out, positives=training.relevant)
+    bank = build_bank(training.collection, encoder, recipe, run.out, positives=training.relevant)
     if bank.truncated:
-        texts = bank.queries + bank.documents
-        progress.warn(f"{bank.truncated:,} of {texts:,} texts are cut at {recipe.max_tokens} tokens")
-    return _Workshop(recipe, out, training, root, encoder, adapter, bank, progress)
+        texts = Cut(bank.truncated, bank.queries + bank.documents, "texts")
+        tell_cut(progress, texts, "max_tokens", recipe.max_tokens, layout.max_positions)
+    return _Workshop(recipe, run, training, root, encoder, adapter, bank)
 
 
-def _train(shop: _Workshop, base_documents: FloatArray, *, resume: bool) -> TrainLog:
-    recipe, progress = shop.recipe, shop.progress
+def _train(shop: _Workshop, base_documents: FloatArray) -> TrainLog:
+    recipe = shop.recipe
     dev = build_dev_pool(shop.training.collection, recipe, shop.bank, shop.encoder, base_documents)
+    watch = None
     if dev is not None:
-        before = dev.figures(shop.encoder, shop.bank)
-        progress.note(
-            f"dev pool before training: {_words(before)} ({len(dev.qrels)} queries, {len(dev.documents)} documents)"
+        watch = DevWatch(
+            lambda: dev.figures(shop.encoder, shop.bank),
+            recipe.dev.metric,
+            recipe.dev.times,
+            len(dev.qrels),
+            recipe.dev.min_queries,
         )
     objective = _objective(shop, base_documents)
-    progress.stage("training")
-    log = fit(
-        objective,
-        recipe.optim,
-        FitPlan(shop.out, recipe.seed, recipe.dev.metric, recipe.dev.times if dev else 0, resume),
-        on_eval=(lambda: dev.figures(shop.encoder, shop.bank)) if dev else None,
-        on_step=lambda step, total: _tell(progress, step, total),
-    )
-    _settle_strength(shop, dev, log)
-    return log
+    return fit_watched(objective, recipe.optim, shop.run, watch, settle=lambda log: _settle_strength(shop, watch, log))
 
 
-def _settle_strength(shop: _Workshop, dev: DevPool | None, log: TrainLog) -> None:
+def _settle_strength(shop: _Workshop, watch: DevWatch | None, log: TrainLog) -> None:
     """Leave the adapter at the strength that is best on dev, and say in the log which that is."""
     strengths, metric = shop.recipe.dev.strengths, shop.recipe.dev.metric
     log.strength = strengths[0]
     trained = shop.adapter.state()
-    if dev is not None and len(strengths) > 1:
+    if watch is not None and watch.chooses and len(strengths) > 1:
         found: dict[float, dict[str, float]] = {}
         for strength in strengths:
             shop.adapter.load_state(scaled(trained, strength))
-            found[strength] = dev.figures(shop.encoder, shop.bank)
+            found[strength] = dict(watch.figures())
         log.strength = max(found, key=lambda strength: found[strength][metric])
         log.best_dev = found[log.strength]
         words = ", ".join(f"{strength:g}: {figures[metric]:.4f}" for strength, figures in found.items())
         shop.progress.note(f"dev {metric} by strength of the adapter: {words}; kept {log.strength:g}")
     if log.strength != 1.0:
         shop.adapter.load_state(scaled(trained, log.strength))
-
-
-def _tell(progress: Progress, step: Step, total: int) -> None:
-    progress.step(step.step, total, f"loss {step.loss:.3f}")
-    if step.dev:
-        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {_words(step.dev)}")
 
 
 def _objective(shop: _Workshop, base_documents: FloatArray) -> Objective:
@@ -266,7 +249,16 @@ def _tuned_vectors(shop: _Workshop, base: Vectors) -> Vectors:
 def _finish(shop: _Workshop, log: TrainLog, base: Vectors, tuned: Vectors) -> EmbedResult:
     recipe, training = shop.recipe, shop.training
     shop.progress.stage("saving the adapter and opening it in a fresh process")
-    trained = Trained(recipe, training, shop.root, shop.encoder, shop.adapter.state(), shop.adapter.trainable, log)
+    trained = Trained(
+        recipe,
+        training,
+        shop.root,
+        shop.encoder,
+        shop.adapter.state(),
+        shop.adapter.trainable,
+        log,
+        shop.run.warnings,
+    )
     verified = write_adapter(shop.out / "adapter", trained)
     shutil.rmtree(shop.out / CACHE, ignore_errors=True)
     worst = max(verified.sentence_transformers, verified.peft)
@@ -282,7 +274,7 @@ def _finish(shop: _Workshop, log: TrainLog, base: Vectors, tuned: Vectors) -> Em
             training.positives,
             training=_training_facts(shop, log),
             provenance=_provenance(shop, worst),
-            notes=shop.progress.warnings,
+            notes=shop.run.warnings,
         )
         report = measure(subject, shop.out, seed=recipe.seed)
     return EmbedResult(shop.out, shop.out / "adapter", log, report)
@@ -294,6 +286,7 @@ def _training_facts(shop: _Workshop, log: TrainLog) -> dict[str, Any]:
         "curve": log.to_json()["steps"],
         "dev_metric": recipe.dev.metric,
         "best_step": log.best_step,
+        "dev_base": log.base_dev,
         "strength": log.strength,
         "seconds": round(log.seconds, 1),
         "preparation_seconds": {name: round(value, 1) for name, value in shop.bank.seconds.items()},
@@ -320,7 +313,3 @@ def _provenance(shop: _Workshop, verified: float) -> dict[str, Any]:
         "versions": versions(),
         "hardware": hardware(),
     }
-
-
-def _words(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

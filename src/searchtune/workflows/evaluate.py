@@ -39,7 +39,7 @@ from searchtune.specs.task import TaskSpec
 from searchtune.storage.assets import find_asset
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
-from searchtune.storage.output import OutputPolicy, prepare_output
+from searchtune.storage.output import OutputPolicy, output_folder
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
 from searchtune.workflows.encode import BiEncoder, encode_collection, encode_texts, open_system, together
 from searchtune.workflows.open_reranker import exit_of, open_reranker
@@ -48,6 +48,7 @@ from searchtune.workflows.provenance import command, hardware, now, spec_sha256,
 from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs, with_reranking_time
 from searchtune.workflows.rewrite_settle import Wishes, settle_use
 from searchtune.workflows.rewriting import RewriteRanker, harm, rewritten_collection, with_rewriting_time
+from searchtune.workflows.sources import check_sources
 from searchtune.workflows.suite_files import folder_name, write_for_others
 from searchtune.workflows.suite_rewriters import open_suite_rewriter, searched_by
 from searchtune.workflows.systems import (
@@ -95,24 +96,23 @@ def run_suite(
 
     `out`/TASK gets `report.json`, `report.html`, `runs/SYSTEM.run.gz` (TREC) and `mteb/SYSTEM/TASK.json`.
 
-    With a cache, texts that an encoder has seen are not encoded again. With the policy `resume`, tasks that have a
-    report are not measured again.
+    With a cache, texts that an encoder has seen are not encoded again; with `resume`, no task that has a report is.
 
     Raises:
         SearchtuneError: a task, system or file that cannot be opened, or a split that is not there.
     """
-    out = user_path(out).resolve()
-    prepare_output(out, policy)
-    _settle(suite, out / SUITE_FILE, policy)
-    tasks = {folder_name(task.name): task for task in map(load_task, suite.tasks)}
-    if len(tasks) < len(suite.tasks):
-        raise ConfigError(f"suite {suite.name}: two of its tasks {suite.tasks} bear one name; give each its own")
+    check_sources(suite)
     results: list[TaskResult] = []
-    for name, task in tasks.items():
-        if policy == "resume" and (done := out / name / "report.json").is_file():
-            results.append(TaskResult(task.name, out / name, read_report(done)))
-        else:
-            results.append(_measure_task(suite, task, out / name, cache, progress))
+    with output_folder(Path(out), policy) as folder:
+        _settle(suite, folder / SUITE_FILE, policy)
+        tasks = {folder_name(task.name): task for task in map(load_task, suite.tasks)}
+        if len(tasks) < len(suite.tasks):
+            raise ConfigError(f"suite {suite.name}: two of its tasks {suite.tasks} bear one name; give each its own")
+        for name, task in tasks.items():
+            if policy == "resume" and (done := folder / name / "report.json").is_file():
+                results.append(TaskResult(task.name, folder / name, read_report(done)))
+            else:
+                results.append(_measure_task(suite, task, folder / name, cache, progress))
     return results
 
 

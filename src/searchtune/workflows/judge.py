@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from accelerate import PartialState
 
 from searchtune.data.judge_samples import balanced_sample, even_sample
 from searchtune.data.judging import UNJUDGED, JudgePairs, joined_pairs, split_by_query, with_prefix
@@ -19,13 +18,11 @@ from searchtune.evaluation.judge_report import JudgeReport
 from searchtune.metrics.grade_calibration import GradeCalibration, fit_grade_calibration
 from searchtune.models.adapters import add_lora
 from searchtune.models.generator import load_causal_lm
-from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.prompts.rubrics import Rubric
-from searchtune.reading import user_path
 from searchtune.specs.judge import JudgeRecipe, PairSource
 from searchtune.storage.atomic import write_json
-from searchtune.storage.output import OutputPolicy, prepare_output
+from searchtune.storage.output import OutputPolicy
 from searchtune.training.fit import TrainLog
 from searchtune.types import FloatArray64
 from searchtune.workflows.adapter import Verification
@@ -35,8 +32,8 @@ from searchtune.workflows.judge_fit import JudgeData, Split, fit_judge, graded_e
 from searchtune.workflows.judge_job import JobPlan, run_job
 from searchtune.workflows.judge_pairs import fingerprint_of, open_pairs, sampled
 from searchtune.workflows.open_judge import open_judge, settle_rubric
-from searchtune.workflows.progress import SILENT, Progress, WarningRecord
-from searchtune.workflows.run_folder import settle_run
+from searchtune.workflows.progress import SILENT, Progress
+from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.training_set import Leaks
 
 
@@ -94,33 +91,35 @@ def train_judge(
         LeakError: a training query is also, or nearly, a test query, and `leaks` is "fail".
         SearchtuneError: whatever else a user can mend; see `searchtune.errors`.
     """
-    device = pick_device()
-    state = PartialState(cpu=device.type == "cpu")
-    progress = WarningRecord(progress if state.is_main_process else SILENT)
+    with training_run(recipe, out, policy, progress) as run:
+        return _train(recipe, run, leaks)
+
+
+def _train(recipe: JudgeRecipe, run: TrainingRun, leaks: Leaks) -> JudgeResult | None:
+    progress, out = run.progress, run.out
     rubric = settle_rubric(recipe.rubric)
     progress.stage("reading the pairs")
     train, dev, test = _open_data(recipe, rubric, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = user_path(out).resolve()
-    if state.is_main_process:
-        prepare_output(out, policy)
-    dtype = settle_run(recipe, fingerprint_of(train.pairs), out, policy=policy, device=device)
+    dtype = run.begin(fingerprint_of(train.pairs))
     progress.stage("loading the base model")
-    model = load_causal_lm(root, dtype=dtype, device=device, quantise=recipe.quantise, attention="eager")
+    model = load_causal_lm(root, dtype=dtype, device=run.device, quantise=recipe.quantise, attention="eager")
     adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
     share = 100 * adapter.trainable / adapter.total
     progress.note(
         f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
     )
-    log = fit_judge(recipe, out, model, JudgeData(train, dev, rubric), progress, resume=policy == "resume")
-    if not state.is_main_process:
+    log = fit_judge(recipe, run, model, JudgeData(train, dev, rubric))
+    if not run.main:
         return None
     write_json(out / "train_log.json", log.to_json())
     progress.stage("calibrating on dev")
     calibration = _calibrated(recipe, read_split(model, recipe, dev, rubric), dev.pairs, rubric)
     progress.note(f"relevant from a probability of {calibration.threshold:.2f} on, as is best on dev")
     progress.stage("saving the adapter and opening it in a fresh process")
-    trained = TrainedJudge(recipe, rubric, root, model, adapter, log, calibration, train.pairs, train.examples)
+    trained = TrainedJudge(
+        recipe, rubric, root, model, adapter, log, calibration, train.pairs, train.examples, run.warnings
+    )
     verified = write_judge(out / "adapter", trained)
     worst = max(verified.sentence_transformers, verified.peft)
     progress.note(f"reloaded = trained: probe scores differ by {worst:.1e} at most")

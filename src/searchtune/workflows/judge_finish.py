@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from searchtune.metrics.grade_calibration import GradeCalibration
 from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
+from searchtune.models.probes import QUERY_WORDS, spread, synthetic_texts
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
 from searchtune.prompts.chat import ChatExample
 from searchtune.prompts.judge import VERSIONS
@@ -24,10 +26,9 @@ from searchtune.storage.fingerprint import sha256_json
 from searchtune.training.fit import TrainLog
 from searchtune.workflows.adapter import Verification, verify_in_fresh_process
 from searchtune.workflows.document_texts import template_of
+from searchtune.workflows.judge_fit import graded_examples
 from searchtune.workflows.judge_pairs import fingerprint_of
-from searchtune.workflows.provenance import now, spec_sha256, versions
-
-_PROBES = 8
+from searchtune.workflows.provenance import dev_metrics, now, spec_sha256, versions
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class TrainedJudge:
     pairs: JudgePairs
     examples: list[ChatExample]
     """Parallel to the pairs."""
+    warnings: Sequence[str] = ()
+    """What the run warned of."""
 
 
 def write_judge(folder: Path, trained: TrainedJudge) -> Verification:
@@ -70,9 +73,20 @@ def _positives(trained: TrainedJudge) -> list[str]:
     return [pairs.doc_ids[int(doc)] for doc in relevant]
 
 
+def _probes(trained: TrainedJudge) -> list[ChatExample]:
+    """A few prompts as the judge reads them, of made-up texts or of its training pairs."""
+    recipe, tokenizer = trained.recipe, trained.model.tokenizer
+    if recipe.probe == "data":
+        return spread(trained.examples)
+    queries = synthetic_texts(tokenizer, QUERY_WORDS)
+    passages = synthetic_texts(tokenizer, recipe.max_tokens, seed=1)
+    places, ids = np.arange(len(queries)), [str(number) for number in range(len(queries))]
+    pairs = JudgePairs(ids, queries, ids, passages, places, places, np.zeros(len(queries), np.int64))
+    return graded_examples(recipe, pairs, trained.rubric)
+
+
 def _card(trained: TrainedJudge, positives: list[str]) -> LlmCard:
     recipe, rubric = trained.recipe, trained.rubric
-    places = np.unique(np.linspace(0, len(trained.examples) - 1, num=_PROBES).astype(int))
     return LlmCard(
         kind="judge",
         name=f"{rubric.name}-judge",
@@ -93,8 +107,9 @@ def _card(trained: TrainedJudge, positives: list[str]) -> LlmCard:
         data_fingerprint=fingerprint_of(trained.pairs),
         doc_template=template_of(recipe.train.task),
         train_positives_sha256=sha256_json(positives),
-        probe=chat_probe([trained.examples[int(place)] for place in places]),
-        metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},
+        probe=chat_probe(_probes(trained)),
+        metrics=dev_metrics(trained.log),
         versions=versions(),
         created=now(),
+        extra={"probe": recipe.probe, "warnings": list(trained.warnings)},
     )

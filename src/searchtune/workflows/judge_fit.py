@@ -7,7 +7,6 @@ passage makes of its likelihood.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +25,12 @@ from searchtune.prompts.judge import judge_conversation
 from searchtune.prompts.query_likelihood import bare_example, query_example
 from searchtune.prompts.rubrics import Rubric
 from searchtune.specs.judge import JudgeRecipe
-from searchtune.training.fit import FitPlan, TrainLog, fit
+from searchtune.training.fit import TrainLog
 from searchtune.training.labels import LabelExamples, LabelReading
 from searchtune.training.query_likelihood import LikelihoodExamples, QueryLikelihood
 from searchtune.types import FloatArray64
-from searchtune.workflows.progress import Progress, tell_step
+from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.run_folder import TrainingRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,23 +67,20 @@ def training_examples(recipe: JudgeRecipe, pairs: JudgePairs, rubric: Rubric) ->
     return examples
 
 
-def fit_judge(
-    recipe: JudgeRecipe, out: Path, model: CausalLM, data: JudgeData, progress: Progress, *, resume: bool
-) -> TrainLog:
+def fit_judge(recipe: JudgeRecipe, run: TrainingRun, model: CausalLM, data: JudgeData) -> TrainLog:
     """Train the adapter that `model` carries; the best weights on dev are kept."""
     train, dev, rubric = data
     make = _likelihood_objective if recipe.style == "likelihood" else _label_objective
     objective, truncated = make(recipe, model, train, rubric)
-    if truncated:
-        progress.warn(f"{truncated:,} of {len(train.examples):,} training passages are cut to fit {recipe.max_tokens}")
-    progress.stage("training")
-    return fit(
-        objective,
-        recipe.optim,
-        FitPlan(out, recipe.seed, recipe.dev.metric, recipe.dev.times, resume),
-        on_eval=lambda: dev_figures(read_split(model, recipe, dev, rubric), dev.pairs, rubric.min_grade),
-        on_step=lambda step, total: tell_step(progress, step, total),
+    tell_cut(run.progress, Cut(truncated, len(train.examples), "training passages"), "max_tokens", recipe.max_tokens)
+    watch = DevWatch(
+        lambda: dev_figures(read_split(model, recipe, dev, rubric), dev.pairs, rubric.min_grade),
+        recipe.dev.metric,
+        recipe.dev.times,
+        len(np.unique(dev.pairs.queries)),
+        recipe.dev.min_queries,
     )
+    return fit_watched(objective, recipe.optim, run, watch)
 
 
 def read_split(model: CausalLM, recipe: JudgeRecipe, split: Split, rubric: Rubric) -> FloatArray64:

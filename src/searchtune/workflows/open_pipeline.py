@@ -38,6 +38,7 @@ from searchtune.workflows.pipeline_llms import LanguageModels, find_roles, make_
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
 from searchtune.workflows.rewrite_settle import Kind, Searched, Settled, Wishes, settle_use
+from searchtune.workflows.sources import check_sources
 
 _RERANKED = 50
 """Documents that a reranker reorders where neither pipeline nor card says."""
@@ -75,6 +76,7 @@ def open_pipeline(
         ArtifactError: an adapter is damaged, of another kind than its stage, or its base is another one.
         ConfigError, DataError, ModelError: what cannot be opened.
     """
+    check_sources(spec)
     collection = open_collection(load_task(spec.task))
     models = LanguageModels(find_roles(spec), spec)
     identity: dict[str, Any] = {"collection": collection.fingerprint}

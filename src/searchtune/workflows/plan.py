@@ -30,6 +30,7 @@ from searchtune.specs.rerank import RerankRecipe
 from searchtune.training.optimisers import trained_parameters
 from searchtune.types import IntArray
 from searchtune.workflows.progress import Progress
+from searchtune.workflows.sources import check_sources
 from searchtune.workflows.training_set import Leaks, open_training_set
 
 
@@ -39,6 +40,7 @@ def plan_embedding(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> dic
     Raises:
         SearchtuneError: everything that would stop the run itself.
     """
+    check_sources(recipe)
     training = open_training_set(recipe, leaks, progress)
     root: Path = resolve_model(recipe.base, recipe.revision)
     encoder = load_encoder(root, dtype=torch.float32, device=torch.device("cpu"))
@@ -47,7 +49,7 @@ def plan_embedding(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> dic
     unlimited = 1_000_000
     documents = tokenise(encoder.tokenizer, collection.documents, unlimited).lengths
     queries = tokenise(encoder.tokenizer, list(collection.query_texts), unlimited).lengths
-    steps = -(-training.pairs // recipe.optim.batch_size) * recipe.optim.epochs
+    per_epoch = -(-training.pairs // recipe.optim.batch_size)
     precision = compute_dtype(recipe.precision, pick_device())
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -57,7 +59,7 @@ def plan_embedding(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> dic
         "documents": len(collection.doc_ids),
         "judged_queries": {split: len(qrels) for split, qrels in sorted(collection.qrels.items())},
         "pairs_per_epoch": training.pairs,
-        "steps": steps,
+        "steps": per_epoch * recipe.optim.epochs_for(per_epoch),
         "leaking_train_queries": training.leaks,
         "document_tokens": _lengths(documents, recipe.max_tokens),
         "query_tokens": _lengths(queries, recipe.query_max_tokens or recipe.max_tokens),
@@ -69,6 +71,7 @@ def plan_embedding(recipe: EmbedRecipe, leaks: Leaks, progress: Progress) -> dic
 
 def plan_reranker(recipe: RerankRecipe, leaks: Leaks, progress: Progress) -> dict[str, Any]:
     """The same for a reranker's recipe."""
+    check_sources(recipe)
     training = open_training_set(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
     reranker = load_reranker(
@@ -83,6 +86,7 @@ def plan_reranker(recipe: RerankRecipe, leaks: Leaks, progress: Progress) -> dic
     )
     collection = training.collection
     precision = compute_dtype(recipe.precision, pick_device())
+    per_epoch = -(-training.pairs // recipe.optim.batch_size)
     test = collection.qrels.get("test")
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -94,7 +98,7 @@ def plan_reranker(recipe: RerankRecipe, leaks: Leaks, progress: Progress) -> dic
         "documents": len(collection.doc_ids),
         "judged_queries": {split: len(qrels) for split, qrels in sorted(collection.qrels.items())},
         "pairs_per_epoch": training.pairs,
-        "steps": -(-training.pairs // recipe.optim.batch_size) * recipe.optim.epochs,
+        "steps": per_epoch * recipe.optim.epochs_for(per_epoch),
         "leaking_train_queries": training.leaks,
         "test_pairs": 0 if test is None else len(test) * recipe.depth,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,5 +58,8 @@ def tell_step(progress: Progress, step: Step, total: int) -> None:
     """One step of training: its loss, and a line with dev's figures where it has any."""
     progress.step(step.step, total, f"loss {step.loss:.3f}")
     if step.dev:
-        words = ", ".join(f"{name} {value:.4f}" for name, value in step.dev.items())
-        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {words}")
+        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {figures_in_words(step.dev)}")
+
+
+def figures_in_words(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -8,11 +8,14 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from searchtune.models.precision import device_type, processor
 from searchtune.specs.base import Spec
 from searchtune.storage.fingerprint import sha256_json
+
+if TYPE_CHECKING:
+    from searchtune.training.fit import TrainLog
 
 _PACKAGES = (
     "searchtune",
@@ -57,6 +60,13 @@ def hardware() -> dict[str, Any]:
 def spec_sha256(spec: Spec) -> str:
     """Hash of a spec with all its defaults."""
     return sha256_json(spec.model_dump(mode="json"))
+
+
+def dev_metrics(log: TrainLog) -> dict[str, float]:
+    """What a card says of dev: figures of what was kept, and of the base where they were taken."""
+    kept = {f"dev {name}": value for name, value in (log.best_dev or {}).items()}
+    base = {f"base dev {name}": value for name, value in (log.base_dev or {}).items() if name in (log.best_dev or {})}
+    return kept | base
 
 
 def now() -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from searchtune.data.groups import GroupSampler, GroupShape, PairScores, mine_ranking_negatives
 from searchtune.data.named import NamedQrels, align_to_collection
@@ -16,24 +15,24 @@ from searchtune.data.trec import read_trec_run
 from searchtune.evaluation import Report
 from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.pairs import PairStore, pair_store
-from searchtune.models.precision import pick_device
 from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.sources import resolve_model
 from searchtune.reading import user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.storage.atomic import write_json
-from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.training.fit import FitPlan, Step, TrainLog, fit
+from searchtune.storage.output import OutputPolicy
+from searchtune.training.fit import TrainLog
 from searchtune.training.ranking import GroupRanking
 from searchtune.types import Collection
 from searchtune.workflows.first_stage import FirstStage
-from searchtune.workflows.progress import SILENT, Progress, WarningRecord
+from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.rerank_dev import DevRankings, Fitted, dev_rankings, fit_on_dev
 from searchtune.workflows.rerank_finish import TrainedReranker, write_reranker
 from searchtune.workflows.rerank_measure import Reranked, measure_reranker
 from searchtune.workflows.reranking import PairScorer
-from searchtune.workflows.run_folder import settle_run
+from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.training_set import Leaks, TrainingSet, open_training_set
 
 TEST, DEV, TRAIN = "test", "dev", "train"
@@ -71,14 +70,21 @@ class _Workshop:
     """What the steps of one run hand to each other."""
 
     recipe: RerankRecipe
-    out: Path
+    run: TrainingRun
     training: TrainingSet
     root: Path
     first: FirstStage
     reranker: Reranker
     adapter: Adapter
     store: PairStore
-    progress: Progress
+
+    @property
+    def out(self) -> Path:
+        return self.run.out
+
+    @property
+    def progress(self) -> Progress:
+        return self.run.progress
 
     @property
     def collection(self) -> Collection:
@@ -105,39 +111,32 @@ def train_reranker(
     Raises:
         SearchtuneError: whatever a user can mend; see `searchtune.errors`.
     """
-    device = pick_device()
-    state = PartialState(cpu=device.type == "cpu")
-    progress = WarningRecord(progress if state.is_main_process else SILENT)
-    progress.stage(f"opening {recipe.task}")
-    training = open_training_set(recipe, leaks, progress)
-    root = resolve_model(recipe.base, recipe.revision)
-    out = user_path(out).resolve()
-    if state.is_main_process:
-        prepare_output(out, policy)
-    dtype = settle_run(recipe, training.collection.fingerprint, out, policy=policy, device=device)
-    shop = _open_workshop(recipe, out, training, root, cache, progress, dtype=dtype, device=device)
-    base = None if shop.reranker.fresh_head else _on_test(shop, "base reranker")
-    dev = dev_rankings(shop.collection, recipe, shop.first) if DEV in shop.collection.qrels else None
-    log = _train(shop, dev, resume=policy == "resume")
-    if not state.is_main_process:
-        return None
-    write_json(out / "train_log.json", log.to_json())
-    return _finish(shop, log, dev, base)
+    with training_run(recipe, out, policy, progress) as run:
+        run.progress.stage(f"opening {recipe.task}")
+        training = open_training_set(recipe, leaks, run.progress)
+        root = resolve_model(recipe.base, recipe.revision)
+        dtype = run.begin(training.collection.fingerprint)
+        shop = _open_workshop(recipe, run, training, root, cache, dtype=dtype)
+        base = None if shop.reranker.fresh_head else _on_test(shop, "base reranker")
+        dev = dev_rankings(shop.collection, recipe, shop.first) if DEV in shop.collection.qrels else None
+        log = _train(shop, dev)
+        if not run.main:
+            return None
+        write_json(run.out / "train_log.json", log.to_json())
+        return _finish(shop, log, dev, base)
 
 
 def _open_workshop(
     recipe: RerankRecipe,
-    out: Path,
+    run: TrainingRun,
     training: TrainingSet,
     root: Path,
     cache: EmbeddingCache | None,
-    progress: Progress,
     *,
     dtype: torch.dtype,
-    device: torch.device,
 ) -> _Workshop:
     """Open the first stage, load the base, put the adapter on it (it changes nothing yet), and read the texts."""
-    collection = training.collection
+    collection, progress = training.collection, run.progress
     splits = [split for split in (TRAIN, DEV, TEST) if split in collection.qrels]
     first = FirstStage(recipe.first_stage, collection, splits, cache, progress)
     progress.stage("loading the base model")
@@ -145,7 +144,7 @@ def _open_workshop(
         root,
         Reading(recipe.head, recipe.max_tokens, recipe.template, recipe.quantise),
         dtype=dtype,
-        device=device,
+        device=run.device,
         attention="eager",
         seed=recipe.seed,
     )
@@ -160,10 +159,10 @@ def _open_workshop(
     )
     progress.stage("reading the texts")
     store = pair_store(reranker.tokenizer, list(collection.query_texts), collection.documents, reranker.form)
-    return _Workshop(recipe, out, training, root, first, reranker, adapter, store, progress)
+    return _Workshop(recipe, run, training, root, first, reranker, adapter, store)
 
 
-def _train(shop: _Workshop, dev: DevRankings | None, *, resume: bool) -> TrainLog:
+def _train(shop: _Workshop, dev: DevRankings | None) -> TrainLog:
     recipe, progress = shop.recipe, shop.progress
     sampler = _sampler(shop)
     if sampler.left_out:
@@ -178,17 +177,18 @@ def _train(shop: _Workshop, dev: DevRankings | None, *, resume: bool) -> TrainLo
         recompute=None if recipe.gradient_caching == "auto" else recipe.gradient_caching,
     )
     _note_lengths(shop, sampler)
-    watched = dev is not None and recipe.dev.times > 0
-    if dev is not None and watched:
-        progress.note(f"dev first stage alone: {_words(dev.first_stage)} ({len(dev.watched)} queries)")
-    progress.stage("training")
-    return fit(
-        objective,
-        recipe.optim,
-        FitPlan(shop.out, recipe.seed, recipe.dev.metric, recipe.dev.times if watched else 0, resume),
-        on_eval=(lambda: dev.figures(shop.reranker, shop.store)) if dev is not None and watched else None,
-        on_step=lambda step, total: _tell(progress, step, total),
-    )
+    watch = None
+    if dev is not None:
+        watch = DevWatch(
+            lambda: dev.figures(shop.reranker, shop.store),
+            recipe.dev.metric,
+            recipe.dev.times,
+            len(dev.watched),
+            recipe.dev.min_queries,
+            measure_base=not shop.reranker.fresh_head,
+            rivals={"the first stage alone": dev.first_stage},
+        )
+    return fit_watched(objective, recipe.optim, shop.run, watch)
 
 
 def _sampler(shop: _Workshop) -> GroupSampler:
@@ -221,9 +221,9 @@ def _teacher(file: str, collection: Collection) -> PairScores:
 def _note_lengths(shop: _Workshop, sampler: GroupSampler) -> None:
     groups = sampler.epoch(0)
     cut = shop.store.truncated(groups.row_queries, groups.docs)
-    if cut:
-        limit = shop.recipe.max_tokens
-        shop.progress.warn(f"{cut:,} of {len(groups.docs):,} training pairs are cut at {limit} tokens")
+    texts = Cut(cut, len(groups.docs), "training pairs")
+    most = getattr(shop.reranker.backbone.config, "max_position_embeddings", None)
+    tell_cut(shop.progress, texts, "max_tokens", shop.recipe.max_tokens, most)
 
 
 def _on_test(shop: _Workshop, what: str) -> PairScorer | None:
@@ -238,12 +238,6 @@ def _on_test(shop: _Workshop, what: str) -> PairScorer | None:
     return scorer
 
 
-def _tell(progress: Progress, step: Step, total: int) -> None:
-    progress.step(step.step, total, f"loss {step.loss:.3f}")
-    if step.dev:
-        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {_words(step.dev)}")
-
-
 def _finish(shop: _Workshop, log: TrainLog, dev: DevRankings | None, base: PairScorer | None) -> RerankResult:
     recipe, collection, progress = shop.recipe, shop.collection, shop.progress
     fitted = Fitted()
@@ -253,7 +247,9 @@ def _finish(shop: _Workshop, log: TrainLog, dev: DevRankings | None, base: PairS
         for line in fitted.describe():
             progress.note(line)
     progress.stage("saving the adapter and opening it in a fresh process")
-    trained = TrainedReranker(recipe, shop.training, shop.root, shop.reranker, shop.adapter, log, fitted)
+    trained = TrainedReranker(
+        recipe, shop.training, shop.root, shop.reranker, shop.adapter, log, fitted, shop.run.warnings
+    )
     verified = write_reranker(shop.out / "adapter", trained)
     worst = max(verified.sentence_transformers, verified.peft)
     progress.note(f"reloaded = trained: probe scores differ by {worst:.1e} at most")
@@ -274,7 +270,7 @@ def _finish(shop: _Workshop, log: TrainLog, dev: DevRankings | None, base: PairS
             training=_facts(shop, log),
             reload_difference=worst,
             precision=str(shop.reranker.dtype).removeprefix("torch."),
-            notes=progress.warnings,
+            notes=shop.run.warnings,
         )
         report = measure_reranker(subject, shop.out)
     return RerankResult(shop.out, shop.out / "adapter", log, fitted, report)
@@ -285,13 +281,10 @@ def _facts(shop: _Workshop, log: TrainLog) -> dict[str, Any]:
         "curve": log.to_json()["steps"],
         "dev_metric": shop.recipe.dev.metric,
         "best_step": log.best_step,
+        "dev_base": log.base_dev,
         "seconds": round(log.seconds, 1),
         "pairs_per_epoch": shop.training.pairs,
         "trainable_parameters": shop.adapter.trainable,
         "all_parameters": shop.adapter.total,
         "leaking_train_queries": shop.training.leaks,
     }
-
-
-def _words(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

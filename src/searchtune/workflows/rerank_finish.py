@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.cards import pick_probe
+from searchtune.models.probes import QUERY_WORDS, synthetic_texts
 from searchtune.models.reranker import Reading, Reranker, load_reranker
 from searchtune.models.reranker_artifact import probe_scores, save_reranker
 from searchtune.models.sources import tokenizer_sha256, weights_sha256
@@ -19,7 +21,7 @@ from searchtune.specs.rerank import RerankRecipe
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.training.fit import TrainLog
 from searchtune.workflows.adapter import Verification, verify_in_fresh_process
-from searchtune.workflows.provenance import now, spec_sha256, versions
+from searchtune.workflows.provenance import dev_metrics, now, spec_sha256, versions
 from searchtune.workflows.rerank_dev import Fitted, exit_facts
 from searchtune.workflows.training_set import TrainingSet
 
@@ -39,6 +41,8 @@ class TrainedReranker:
     adapter: Adapter
     log: TrainLog
     fitted: Fitted
+    warnings: Sequence[str] = ()
+    """What the run warned of."""
 
 
 def write_reranker(folder: Path, trained: TrainedReranker) -> Verification:
@@ -64,7 +68,7 @@ def write_reranker(folder: Path, trained: TrainedReranker) -> Verification:
     tolerance = _TOLERANCE * max(1.0, float(np.abs(probe).max()))
     card = card.model_copy(
         update={
-            "extra": {"max_probe_difference_in_training_precision": round(drift, 6)},
+            "extra": {**card.extra, "max_probe_difference_in_training_precision": round(drift, 6)},
             "probe": card.probe.model_copy(update={"tolerance": tolerance}),
         }
     )
@@ -74,13 +78,23 @@ def write_reranker(folder: Path, trained: TrainedReranker) -> Verification:
     return verify_in_fresh_process(folder)
 
 
+def _probe(trained: TrainedReranker) -> PairProbe:
+    recipe, training = trained.recipe, trained.training
+    if recipe.probe == "synthetic":
+        tokenizer = trained.reranker.tokenizer
+        documents = synthetic_texts(tokenizer, recipe.max_tokens, seed=1)
+        return PairProbe(queries=synthetic_texts(tokenizer, QUERY_WORDS), documents=documents)
+    collection = training.collection
+    queries = pick_probe([collection.query_texts[int(query)] for query in training.relevant.queries])
+    documents = pick_probe([collection.documents[int(doc)] for doc in training.positives])
+    pairs = min(len(queries), len(documents))
+    return PairProbe(queries=queries[:pairs], documents=documents[:pairs])
+
+
 def _card(trained: TrainedReranker) -> RerankerCard:
     recipe, training, layout, fitted = trained.recipe, trained.training, trained.reranker.layout, trained.fitted
     collection = training.collection
     positives = [collection.doc_ids[int(doc)] for doc in training.positives]
-    queries = pick_probe([collection.query_texts[int(query)] for query in training.relevant.queries])
-    documents = pick_probe([collection.documents[int(doc)] for doc in training.positives])
-    pairs = min(len(queries), len(documents))
     return RerankerCard(
         name=f"{collection.name}-{recipe.kind}",
         base=recipe.base if not user_path(recipe.base).is_dir() else str(trained.root),
@@ -100,8 +114,9 @@ def _card(trained: TrainedReranker) -> RerankerCard:
         data_fingerprint=collection.fingerprint,
         doc_template=collection.doc_template,
         train_positives_sha256=sha256_json(positives),
-        probe=PairProbe(queries=queries[:pairs], documents=documents[:pairs]),
-        metrics={f"dev {name}": value for name, value in (trained.log.best_dev or {}).items()},
+        probe=_probe(trained),
+        metrics=dev_metrics(trained.log),
         versions=versions(),
         created=now(),
+        extra={"probe": recipe.probe, "warnings": list(trained.warnings)},
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
 from searchtune.data.rewrites import RewriteExample
 from searchtune.evaluation import Report
@@ -19,21 +18,20 @@ from searchtune.models.backends import LocalBackend
 from searchtune.models.chat import CompletionStore, example_store
 from searchtune.models.completions import CompletionReader
 from searchtune.models.generator import CausalLM, load_causal_lm
-from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.pipeline.rewriting import LlmRewriter
 from searchtune.prompts.chat import ChatExample
 from searchtune.prompts.rewrite import RewritePrompt
-from searchtune.reading import user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.rewrite import Mode, RewriteRecipe
 from searchtune.storage.atomic import write_json
-from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.training.fit import FitPlan, Step, TrainLog, fit
+from searchtune.storage.output import OutputPolicy
+from searchtune.training.fit import TrainLog
 from searchtune.training.generation import CompletionWriting
 from searchtune.workflows.adapter import Verification
+from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.open_rewriter import open_rewriter
-from searchtune.workflows.progress import SILENT, Progress, WarningRecord
+from searchtune.workflows.progress import SILENT, Progress, figures_in_words
 from searchtune.workflows.provenance import spec_sha256
 from searchtune.workflows.rewrite_data import RewriteData, SearchTurns, open_rewrite_data
 from searchtune.workflows.rewrite_finish import TrainedRewriter, write_rewriter
@@ -46,7 +44,7 @@ from searchtune.workflows.rewrite_measure import (
     open_searches,
 )
 from searchtune.workflows.rewrite_run import rewrite_all
-from searchtune.workflows.run_folder import settle_run
+from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.training_set import Leaks
 
 LIKELIHOOD = "log_likelihood"
@@ -112,36 +110,48 @@ def train_rewriter(
         LeakError: a training turn is also, or nearly, a test turn, and `leaks` is "fail".
         SearchtuneError: whatever else a user can mend; see `searchtune.errors`.
     """
-    device = pick_device()
-    state = PartialState(cpu=device.type == "cpu")
-    progress = WarningRecord(progress if state.is_main_process else SILENT)
+    with training_run(recipe, out, policy, progress) as run:
+        return _trained(recipe, run, leaks, cache)
+
+
+def _trained(
+    recipe: RewriteRecipe, run: TrainingRun, leaks: Leaks, cache: EmbeddingCache | None
+) -> RewriteResult | None:
+    progress, out = run.progress, run.out
     progress.stage("reading the turns")
     data = open_rewrite_data(recipe, leaks, progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = user_path(out).resolve()
-    if state.is_main_process:
-        prepare_output(out, policy)
-    dtype = settle_run(recipe, data.fingerprint, out, policy=policy, device=device)
+    dtype = run.begin(data.fingerprint)
     progress.stage("loading the base model")
-    model = load_causal_lm(root, dtype=dtype, device=device, quantise=recipe.quantise, attention="eager")
+    model = load_causal_lm(root, dtype=dtype, device=run.device, quantise=recipe.quantise, attention="eager")
     adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
     share = 100 * adapter.trainable / adapter.total
     progress.note(
         f"trainable params: {adapter.trainable:,} || all params: {adapter.total:,} || trainable%: {share:.4f}"
     )
     examples = chat_examples(prompt_of(recipe), data.train)
-    log = _train(recipe, out, model, data, examples, progress, resume=policy == "resume")
-    if not state.is_main_process:
+    log = _train(recipe, run, model, data, examples)
+    if not run.main:
         return None
     write_json(out / "train_log.json", log.to_json())
     progress.stage("rewriting dev")
     dev = dev_figures(model, recipe, data.dev, write=True)
-    progress.note(f"dev: {_words(dev)}")
+    progress.note(f"dev: {figures_in_words(dev)}")
     search = None if data.test is None else _open_search(model, recipe, data.test, cache, progress)
     progress.stage("saving the adapter and opening it in a fresh process")
     modes = {} if search is None else search.modes
     trained = TrainedRewriter(
-        recipe, prompt_of(recipe), root, model, adapter, log, dev, modes, data.fingerprint, examples
+        recipe,
+        prompt_of(recipe),
+        root,
+        model,
+        adapter,
+        log,
+        dev,
+        modes,
+        data.fingerprint,
+        examples,
+        warnings=run.warnings,
     )
     verified = write_rewriter(out / "adapter", trained)
     worst = max(verified.sentence_transformers, verified.peft)
@@ -190,23 +200,16 @@ def _likelihood(model: CausalLM, store: CompletionStore, tokens_per_chunk: int) 
 
 
 def _train(
-    recipe: RewriteRecipe,
-    out: Path,
-    model: CausalLM,
-    data: RewriteData,
-    examples: Sequence[ChatExample],
-    progress: Progress,
-    *,
-    resume: bool,
+    recipe: RewriteRecipe, run: TrainingRun, model: CausalLM, data: RewriteData, examples: Sequence[ChatExample]
 ) -> TrainLog:
-    prompt = prompt_of(recipe)
+    prompt, progress = prompt_of(recipe), run.progress
     left_out = sum(prompt.shortened(one.turn) for one in data.train)
     store = example_store(model.tokenizer, examples, recipe.max_tokens).chosen
     progress.note(
-        f"{left_out:,} of {len(examples):,} training prompts leave out some of the history, and "
-        f"{store.tokens.truncated:,} are cut further to fit {recipe.max_tokens} tokens; "
+        f"{left_out:,} of {len(examples):,} training prompts leave out some of the history; "
         f"{int(store.tokens.lengths.sum()):,} tokens in one epoch"
     )
+    tell_cut(progress, Cut(store.tokens.truncated, len(examples), "prompts"), "max_tokens", recipe.max_tokens)
     objective = CompletionWriting(
         model,
         store,
@@ -215,24 +218,15 @@ def _train(
         seed=recipe.seed,
         recompute=recipe.recompute,
     )
-    progress.stage("training")
-    return fit(
-        objective,
-        recipe.optim,
-        FitPlan(out, recipe.seed, fit_metric(recipe), recipe.dev.times, resume),
-        on_eval=partial(dev_figures, model, recipe, data.dev, write=recipe.dev.metric != "loss"),
-        on_step=lambda step, total: _tell(progress, step, total),
+    watch = DevWatch(
+        partial(dev_figures, model, recipe, data.dev, write=recipe.dev.metric != "loss"),
+        fit_metric(recipe),
+        recipe.dev.times,
+        len(data.dev),
+        recipe.dev.min_queries,
+        "turns",
     )
-
-
-def _tell(progress: Progress, step: Step, total: int) -> None:
-    progress.step(step.step, total, f"loss {step.loss:.3f}")
-    if step.dev:
-        progress.note(f"step {step.step} of {total}: loss {step.loss:.3f}, dev {_words(step.dev)}")
-
-
-def _words(figures: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return fit_watched(objective, recipe.optim, run, watch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +252,7 @@ def _open_search(
     progress.stage("choosing how to search with rewrites, on dev")
     choices = choose_modes(searches, turns, _rewriter(model, recipe).rewrite)
     for name, choice in choices.items():
-        progress.note(f"{name}: {choice.mode} is best on dev ({_words(choice.figures)})")
+        progress.note(f"{name}: {choice.mode} is best on dev ({figures_in_words(choice.figures)})")
     return _Search(turns, searches, choices)
 
 
@@ -280,6 +274,7 @@ def _measure(
         "curve": [{"step": step.step, "loss": step.loss, "lr": step.lr} for step in log.steps],
         "seconds": round(log.seconds, 1),
         "best_step": log.best_step,
+        "dev_base": log.base_dev,
         **{f"dev {name}": round(value, 4) for name, value in (log.best_dev or {}).items()},
     }
     facts = {

@@ -6,7 +6,7 @@ rewrite where the recipe asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,10 @@ from searchtune.models.cards import check_base, read_llm_card
 from searchtune.models.chat import ExampleStore, example_store
 from searchtune.models.completions import CompletionReader
 from searchtune.models.generator import CausalLM, load_causal_lm
-from searchtune.models.precision import pick_device
 from searchtune.models.sources import resolve_model
 from searchtune.pipeline.stages import Rewriting
 from searchtune.prompts.chat import ChatExample, Conversation
-from searchtune.reading import read_json_object, user_path
+from searchtune.reading import read_json_object
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.card import adapter_folder
 from searchtune.specs.llm import LlmRecipe
@@ -35,12 +34,13 @@ from searchtune.specs.recipe import LoraMethod
 from searchtune.specs.reward import RetrievalReward
 from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import sha256_json
-from searchtune.storage.output import OutputPolicy, prepare_output
-from searchtune.training.fit import FitPlan, TrainLog, fit
+from searchtune.storage.output import OutputPolicy
+from searchtune.training.fit import TrainLog
 from searchtune.training.generation import CompletionWriting
 from searchtune.training.preference import PairPreference, PreferenceOptions, pair_texts, reference_logprobs
 from searchtune.types import FloatArray, Turn
-from searchtune.workflows.progress import SILENT, Progress, tell_step
+from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.rewrite_reward import (
     CandidateSource,
     RewardData,
@@ -54,7 +54,7 @@ from searchtune.workflows.rewrite_reward import (
     write_rewarded,
 )
 from searchtune.workflows.rewrite_search import RewriteSearch, open_retrieval
-from searchtune.workflows.run_folder import settle_run
+from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.training_set import Leaks, at_most
 
 METRIC = "gain"
@@ -98,6 +98,8 @@ class RewardTrained:
     """Of collection and labels."""
     rewards: dict[str, float] = field(default_factory=dict)
     """See `reward_figures`."""
+    warnings: Sequence[str] = ()
+    """What the run warned of."""
 
 
 def train_by_reward(
@@ -121,41 +123,57 @@ def train_by_reward(
         DataError: no two candidates of any query differ enough in reward.
         SearchtuneError: whatever else a user can mend.
     """
-    device = pick_device()
-    state = PartialState(cpu=device.type == "cpu")
-    progress = progress if state.is_main_process else SILENT
+    with training_run(recipe, out, policy, progress) as run:
+        return _trained(recipe, plan, run, leaks)
+
+
+def _trained(recipe: LlmRecipe, plan: RewardPlan, run: TrainingRun, leaks: Leaks) -> RewardTrained | None:
+    progress, out = run.progress, run.out
     progress.stage("reading the collection")
     data = open_reward_data(plan.reward, leaks, turns_of=plan.turns_of, progress=progress)
     root = resolve_model(recipe.base, recipe.revision)
-    out = user_path(out).resolve()
-    if state.is_main_process:
-        prepare_output(out, policy)
     fingerprint = sha256_json([data.collection.fingerprint, plan.reward.model_dump(mode="json")])
-    dtype = settle_run(recipe, fingerprint, out, policy=policy, device=device)
+    dtype = run.begin(fingerprint)
     search = _search(plan, data, progress)
-    if state.is_main_process:
+    if run.main:
         write_rewarded(out / _REWARDED, _reward(recipe, plan, data, search, out, progress))
-    state.wait_for_everyone()
+    PartialState().wait_for_everyone()
     rewarded = read_rewarded(out / _REWARDED)
     pairs, best = _examples(plan, rewarded, progress)
     progress.stage("loading the base model")
-    model = load_causal_lm(root, dtype=dtype, device=device, quantise=recipe.quantise, attention="eager")
+    model = load_causal_lm(root, dtype=dtype, device=run.device, quantise=recipe.quantise, attention="eager")
     adapter = add_lora(model, recipe.method, seed=recipe.seed, task_type="CAUSAL_LM")
     if plan.start is not None:
         adapter.load_state(_weights_of(plan.start, root, recipe.method, adapter))
-    trainer = _Trainer(recipe, plan.reward, model, adapter, out, policy == "resume", progress)
+    trainer = _Trainer(recipe, plan.reward, model, adapter, run)
     trainer.warm(best)
-    on_eval = None
+    watch = None
     if recipe.dev.times and "dev" in data.collection.qrels:
         most = recipe.dev.max_examples
-        on_eval = dev_gain(data, search, metric=plan.reward.metric, most=most, rewriting=plan.over(model))
-    log = trainer.prefer(pairs, on_eval)
-    if not state.is_main_process:
+        watch = DevWatch(
+            dev_gain(data, search, metric=plan.reward.metric, most=most, rewriting=plan.over(model)),
+            METRIC,
+            recipe.dev.times,
+            min(most, len(data.collection.qrels["dev"])),
+            recipe.dev.min_queries,
+            measure_base=False,
+            rivals={"the queries as they are": {METRIC: 0.0}},
+        )
+    log = trainer.prefer(pairs, watch)
+    if not run.main:
         return None
     write_json(out / "train_log.json", log.to_json())
     examples = best or pairs
     return RewardTrained(
-        root, model, adapter, log, examples, data.positives, data.collection.fingerprint, reward_figures(rewarded)
+        root,
+        model,
+        adapter,
+        log,
+        examples,
+        data.positives,
+        data.collection.fingerprint,
+        reward_figures(rewarded),
+        run.warnings,
     )
 
 
@@ -195,15 +213,12 @@ class _Trainer:
     reward: RetrievalReward
     model: CausalLM
     adapter: Adapter
-    out: Path
-    resume: bool
-    progress: Progress
+    run: TrainingRun
 
     def warm(self, examples: list[ChatExample]) -> None:
         """Learn each query's best rewrite: mean negative log-likelihood of its tokens."""
         if not examples:
             return
-        self.progress.stage("learning the best rewrites")
         recipe = self.recipe
         objective = CompletionWriting(
             self.model,
@@ -213,13 +228,12 @@ class _Trainer:
             seed=recipe.seed,
             recompute=recipe.recompute,
         )
-        optim = recipe.optim.model_copy(update={"epochs": self.reward.warm_start})
-        plan = FitPlan(self.out / "warm", recipe.seed, METRIC, 0, self.resume)
-        fit(objective, optim, plan, on_step=lambda step, total: tell_step(self.progress, step, total))
+        optim = recipe.optim.model_copy(update={"epochs": self.reward.warm_start, "min_steps": 0})
+        folder = self.run.out / "warm"
+        fit_watched(objective, optim, self.run, None, stage="learning the best rewrites", folder=folder)
 
-    def prefer(self, pairs: list[ChatExample], on_eval: Callable[[], Mapping[str, float]] | None) -> TrainLog:
+    def prefer(self, pairs: list[ChatExample], watch: DevWatch | None) -> TrainLog:
         """Learn the better against the worse."""
-        self.progress.stage("learning from preferences")
         recipe, how = self.recipe, self.reward.preference
         store = self._store(pairs)
         objective = PairPreference(
@@ -231,14 +245,7 @@ class _Trainer:
             tokens_per_chunk=recipe.tokens_per_chunk,
             seed=recipe.seed,
         )
-        times = recipe.dev.times if on_eval is not None else 0
-        return fit(
-            objective,
-            recipe.optim,
-            FitPlan(self.out, recipe.seed, METRIC, times, self.resume),
-            on_eval=on_eval,
-            on_step=lambda step, total: tell_step(self.progress, step, total),
-        )
+        return fit_watched(objective, recipe.optim, self.run, watch, stage="learning from preferences")
 
     def _reference(self, store: ExampleStore) -> FloatArray:
         """Log-probabilities that gains are measured from. Shape: (pairs, 2)."""
@@ -251,9 +258,8 @@ class _Trainer:
 
     def _store(self, examples: list[ChatExample]) -> ExampleStore:
         store = example_store(self.model.tokenizer, examples, self.recipe.max_tokens)
-        cut = store.chosen.tokens.truncated
-        if cut:
-            self.progress.note(f"{cut:,} of {len(examples):,} prompts are cut to fit {self.recipe.max_tokens} tokens")
+        cut = Cut(store.chosen.tokens.truncated, len(examples), "prompts")
+        tell_cut(self.run.progress, cut, "max_tokens", self.recipe.max_tokens)
         return store
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from searchtune.models.adapters import Adapter, add_lora
 from searchtune.models.generator import CausalLM, load_causal_lm
 from searchtune.models.llm_artifact import chat_probe, save_llm_adapter
+from searchtune.models.probes import QUERY_WORDS, spread, synthetic_texts
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
 from searchtune.prompts.chat import ChatExample
 from searchtune.prompts.rewrite import VERSIONS, RewritePrompt
@@ -21,10 +21,9 @@ from searchtune.specs.card import LlmCard, RewriteUse
 from searchtune.specs.rewrite import Mode, RewriteRecipe
 from searchtune.storage.fingerprint import sha256_json
 from searchtune.training.fit import TrainLog
+from searchtune.types import Turn
 from searchtune.workflows.adapter import Verification, verify_in_fresh_process
-from searchtune.workflows.provenance import now, spec_sha256, versions
-
-_PROBES = 8
+from searchtune.workflows.provenance import dev_metrics, now, spec_sha256, versions
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class TrainedRewriter:
     """Ids of the documents that training knew as relevant."""
     abstention: Mapping[str, Any] | None = None
     """When its rewrites are used, as plain JSON."""
+    warnings: Sequence[str] = ()
+    """What the run warned of."""
 
 
 def write_rewriter(folder: Path, trained: TrainedRewriter) -> Verification:
@@ -64,9 +65,24 @@ def write_rewriter(folder: Path, trained: TrainedRewriter) -> Verification:
     return verify_in_fresh_process(folder)
 
 
+def _probes(trained: TrainedRewriter) -> list[ChatExample]:
+    """A few turns as the rewriter reads them, with a rewrite each: of made-up texts, or of the training set."""
+    if trained.recipe.probe == "data":
+        return spread(trained.examples)
+    tokenizer = trained.model.tokenizer
+    asked, rewritten, said = (synthetic_texts(tokenizer, QUERY_WORDS, seed=seed) for seed in range(3))
+    replies = synthetic_texts(tokenizer, trained.recipe.max_tokens, seed=3)
+    turns = [
+        Turn(utterance, (("user", before), ("assistant", reply)))
+        for utterance, before, reply in zip(asked, said, replies, strict=True)
+    ]
+    return [
+        ChatExample(trained.prompt.conversation(turn), rewrite) for turn, rewrite in zip(turns, rewritten, strict=True)
+    ]
+
+
 def _card(trained: TrainedRewriter) -> LlmCard:
     recipe, prompt = trained.recipe, trained.prompt
-    places = np.unique(np.linspace(0, len(trained.examples) - 1, num=_PROBES).astype(int))
     return LlmCard(
         kind="rewrite",
         name="rewriter",
@@ -91,8 +107,9 @@ def _card(trained: TrainedRewriter) -> LlmCard:
         recipe_sha256=spec_sha256(recipe),
         data_fingerprint=trained.data_fingerprint,
         train_positives_sha256=sha256_json(list(trained.positives)),
-        probe=chat_probe([trained.examples[int(place)] for place in places]),
-        metrics={f"dev {name}": value for name, value in trained.dev.items()},
+        probe=chat_probe(_probes(trained)),
+        metrics={**dev_metrics(trained.log), **{f"dev {name}": value for name, value in trained.dev.items()}},
         versions=versions(),
         created=now(),
+        extra={"probe": recipe.probe, "warnings": list(trained.warnings)},
     )

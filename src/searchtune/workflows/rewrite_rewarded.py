@@ -40,6 +40,7 @@ from searchtune.workflows.rewrite_finish import TrainedRewriter, write_rewriter
 from searchtune.workflows.rewrite_rule import Abstention
 from searchtune.workflows.rewrite_run import rewrite_all
 from searchtune.workflows.rewrite_search import RewriteSearch, open_retrieval
+from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.training_set import Leaks
 
 FIGURES_FILE = "rewriting.json"
@@ -106,10 +107,15 @@ def train_rewarded(
     plan = RewardPlan(
         reward, source, prompt_of(recipe).conversation, _over(recipe), turns_of=task_turns, start=start, cache=cache
     )
-    out = user_path(out).resolve()
-    trained = train_by_reward(recipe, plan, out, policy=policy, leaks=leaks, progress=progress)
-    if trained is None:
-        return None
+    with training_run(recipe, out, policy, progress) as run:
+        trained = train_by_reward(recipe, plan, run.out, policy=policy, leaks=leaks, progress=run.progress)
+        if trained is None:
+            return None
+        return _finish(recipe, plan, trained, run)
+
+
+def _finish(recipe: RewriteRecipe, plan: RewardPlan, trained: RewardTrained, run: TrainingRun) -> RewardedResult:
+    out, progress, reward, cache = run.out, run.progress, plan.reward, plan.cache
     collection = open_collection(load_task(reward.task))
     watch = _watch(reward, collection, cache)
     abstention = _abstention(recipe, plan.over(trained.model), watch, progress)
@@ -193,6 +199,7 @@ def _to_write(recipe: RewriteRecipe, trained: RewardTrained, abstention: Abstent
         trained.examples,
         trained.positives,
         None if abstention is None else abstention.to_json(),
+        trained.warnings,
     )
 
 

@@ -1,29 +1,91 @@
-"""What a training run writes first, and what a resumed run and every process of it must agree with."""
+"""A training run's folder: held by one process at a time, with what its processes and a resumed run must agree on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
 from searchtune.errors import ConfigError
-from searchtune.models.precision import compute_dtype
-from searchtune.reading import read_json_object
+from searchtune.models.precision import compute_dtype, pick_device
+from searchtune.reading import read_json_object, user_path
 from searchtune.specs.base import parse_spec
 from searchtune.specs.llm import LlmRecipe
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.storage.atomic import write_json
-from searchtune.storage.output import OutputPolicy
+from searchtune.storage.lock import sole_writer
+from searchtune.storage.output import RUN_FILE, OutputPolicy, check_output, mark_finished, prepare_output
+from searchtune.workflows.progress import SILENT, Progress, WarningRecord
 from searchtune.workflows.provenance import now
+from searchtune.workflows.sources import check_sources
 
 RECIPE_FILE = "recipe.json"
+Recipe = EmbedRecipe | RerankRecipe | LlmRecipe
 
 
-def settle_run(
-    recipe: EmbedRecipe | RerankRecipe | LlmRecipe, data: str, out: Path, *, policy: OutputPolicy, device: torch.device
-) -> torch.dtype:
+@dataclass(frozen=True)
+class TrainingRun:
+    """One run: where it writes, on what it computes, whom it tells, and what it warned of."""
+
+    recipe: Recipe
+    out: Path
+    policy: OutputPolicy
+    device: torch.device
+    main: bool
+    """Whether this process writes; a distributed run has others too."""
+    progress: WarningRecord
+    """Silent in all but the main process."""
+
+    @property
+    def resume(self) -> bool:
+        return self.policy == "resume"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the run has warned of so far."""
+        return self.progress.warnings
+
+    def begin(self, data: str) -> torch.dtype:
+        """Make the folder; record recipe, data fingerprint and precision at the first start; return the precision.
+
+        Raises:
+            OutputExistsError, StorageError: as `prepare_output`.
+            ConfigError: a resumed run has another recipe, or its collection has changed.
+        """
+        if self.main:
+            prepare_output(self.out, self.policy)
+        return settle_run(self.recipe, data, self.out, policy=self.policy, device=self.device)
+
+
+@contextmanager
+def training_run(recipe: Recipe, out: Path | str, policy: OutputPolicy, progress: Progress) -> Iterator[TrainingRun]:
+    """Check what can be checked before anything is read, then hold the folder for this process until the block ends.
+
+    Of a distributed run the main process holds it. A block that ends well leaves the run marked as finished.
+
+    Raises:
+        OutputBusyError: another process is writing there.
+        OutputExistsError: something is there, and `policy` does not say what to do about it.
+        ModelError, MissingExtraError: a base cannot be opened here; the message has the command that mends it.
+    """
+    device = pick_device()
+    main = PartialState(cpu=device.type == "cpu").is_main_process
+    out = user_path(out).resolve()
+    with sole_writer(out) if main else nullcontext(False) as nested:
+        if main:
+            check_output(out, policy)
+        check_sources(recipe)
+        yield TrainingRun(recipe, out, policy, device, main, WarningRecord(progress if main else SILENT))
+        if main and not nested and (out / RUN_FILE).is_file():
+            mark_finished(out)
+
+
+def settle_run(recipe: Recipe, data: str, out: Path, *, policy: OutputPolicy, device: torch.device) -> torch.dtype:
     """Record recipe, data fingerprint and precision at the first start, and return the precision on record.
 
     Raises:

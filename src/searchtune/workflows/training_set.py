@@ -89,7 +89,7 @@ def open_training_set(recipe: EmbedRecipe | RerankRecipe, leaks: Leaks, progress
     if not pairs:
         raise DataError(f"{collection.name}: no document of grade {collection.min_grade} or more in the train split")
     if pairs < FEW_PAIRS:
-        progress.warn(f"{pairs} training pairs; below 500-1,000 an adapter often learns little")
+        progress.warn(f"{pairs} training pairs, fewer than {FEW_PAIRS:,}: from so few an adapter often learns little")
     # Only train labels may mask a negative: training never looks at another split's labels.
     known = KnownRelevance(text_groups(collection.query_texts), text_groups(collection.documents), relevant)
     return TrainingSet(collection, train, relevant, known, pairs, leaking)

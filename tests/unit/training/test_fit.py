@@ -15,7 +15,7 @@ from torch import nn
 from searchtune.errors import SearchtuneError, StorageError
 from searchtune.specs.recipe import Optimiser
 from searchtune.storage.marker import MARKER_FILE, is_complete
-from searchtune.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from searchtune.training.checkpoint import load_checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from searchtune.training.fit import FitPlan, TrainingInterrupted, fit, learning_rate
 
 
@@ -52,7 +52,7 @@ class ToyObjective:
 
 
 def optim(**changes) -> Optimiser:
-    return Optimiser(**{"lr": 0.05, "epochs": 2, "checkpoint_every": 3, **changes})
+    return Optimiser(**{"lr": 0.05, "epochs": 2, "min_steps": 0, "checkpoint_every": 3, **changes})
 
 
 def weights(objective) -> dict[str, list]:
@@ -367,3 +367,19 @@ def test_a_checkpoint_holds_plain_data_only(tmp_path):
     found = load_checkpoint(folder)
     assert torch.equal(found.weights["w"], torch.eye(2))
     assert found.state == {"log": {"a": 1}}
+
+
+def test_a_kill_while_old_checkpoints_are_removed_leaves_no_half_one(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    run(tmp_path, checkpoint_every=3, keep_checkpoints=4)
+    before = sorted(path.name for path in folder.iterdir())
+    assert len(before) == 4
+    monkeypatch.setattr("searchtune.storage.atomic._remove", lambda path: (_ for _ in ()).throw(KilledError))
+    with pytest.raises(KilledError):
+        prune_checkpoints(folder / before[-1], 2)
+    assert sorted(path.name for path in folder.glob("step-*")) == before[1:], "the first is gone as a whole"
+    assert all(load_checkpoint(path) for path in folder.glob("step-*"))
+    monkeypatch.undo()
+    monkeypatch.setattr("searchtune.storage.atomic._abandoned", lambda path: True)  # its process is gone
+    run(tmp_path, checkpoint_every=3, keep_checkpoints=4, resume=False)
+    assert all(path.name.startswith("step-") for path in folder.iterdir()), "and the next one sweeps it away"

@@ -122,7 +122,7 @@ OPTIMISERS = {
 def test_it_learns_and_resumes_in_the_same_bits(tiny_llm, tmp_path, choice):
     store = random_completions(8, seed=5)
     settings, method = OPTIMISERS[choice]
-    optim = Optimiser(lr=0.02, epochs=5, batch_size=4, checkpoint_every=3, **settings)
+    optim = Optimiser(lr=0.02, epochs=5, min_steps=0, batch_size=4, checkpoint_every=3, **settings)
 
     def make():
         return writer(tiny_llm, store, LoraMethod(rank=4, alpha=8, **method), batch_size=4)

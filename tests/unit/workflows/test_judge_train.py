@@ -21,8 +21,8 @@ from searchtune.prompts.rubrics import BINARY, UMBRELA
 from searchtune.specs.base import parse_spec
 from searchtune.specs.judge import JudgeRecipe
 from searchtune.training.fit import TrainingInterrupted
+from searchtune.workflows import fitting, judge_agree, judge_finish
 from searchtune.workflows import judge as judge_module
-from searchtune.workflows import judge_agree, judge_finish, judge_fit
 from searchtune.workflows.adapter import verify_adapter
 from searchtune.workflows.judge import train_judge
 from searchtune.workflows.judge_job import JobPlan, open_job, run_job
@@ -35,7 +35,7 @@ SMALL = {
     "style": "brief",
     "precision": "fp32",
     "method": {"rank": 4, "alpha": 8},
-    "optim": {"lr": 3e-3, "epochs": 1, "batch_size": 16, "checkpoint_every": 2},
+    "optim": {"lr": 3e-3, "epochs": 1, "min_steps": 0, "batch_size": 16, "checkpoint_every": 2},
     "dev": {"times": 1},
     "canaries": 3,
 }
@@ -102,6 +102,10 @@ def test_a_run_leaves_an_adapter_jobs_and_a_report(trained, files):
     )
     assert card.calibration == trained.calibration.to_json()
     assert card.doc_template is None, "a file's passages come as they are"
+    assert "filler" not in (trained.adapter / "adapter_card.json").read_text(), "no passage of its training"
+    assert card.extra["probe"] == "synthetic" and "base dev kappa" in card.metrics
+    assert any("dev has 2 queries, fewer than 10" in warning for warning in card.extra["warnings"])
+    assert set(card.extra["warnings"]) <= set(trained.report.notes)
     assert verify_adapter(trained.folder).peft <= 1e-5
     report = trained.report
     assert (report.headline, report.reference, list(report.judges)) == ("tuned", "base", ["base", "tuned"])
@@ -206,8 +210,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(base, files, tmp_path, monkeyp
         if step.step == 2:
             raise TrainingInterrupted("stopped")
 
-    real = judge_fit.fit
-    monkeypatch.setattr(judge_fit, "fit", lambda *args, on_step, **rest: real(*args, on_step=stop, **rest))
+    real = fitting.fit
+    monkeypatch.setattr(fitting, "fit", lambda *args, on_step, **rest: real(*args, on_step=stop, **rest))
     with pytest.raises(TrainingInterrupted):
         train_judge(settled, tmp_path / "stopped")
     monkeypatch.undo()

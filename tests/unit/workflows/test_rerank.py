@@ -44,7 +44,7 @@ SMALL = {
     "sweep": [5, 10],
     "method": {"rank": 4, "alpha": 8},
     "objective": {"name": "softmax", "negatives": {"per_query": 3, "last_rank": 15}},
-    "optim": {"lr": 1e-2, "epochs": 5, "batch_size": 16, "checkpoint_every": 4},
+    "optim": {"lr": 1e-2, "epochs": 5, "min_steps": 0, "batch_size": 16, "checkpoint_every": 4},
     "dev": {"times": 2},
 }
 

@@ -42,7 +42,7 @@ SMALL = {
     "max_test_queries": 5,
     "method": {"rank": 4, "alpha": 8},
     "objective": {"name": "softmax", "negatives": {"per_query": 2, "last_rank": 10}},
-    "optim": {"lr": 1e-2, "epochs": 1, "batch_size": 6},
+    "optim": {"lr": 1e-2, "epochs": 1, "min_steps": 0, "batch_size": 6},
     "dev": {"times": 1, "max_queries": 4, "fit_queries": 4},
 }
 

@@ -17,7 +17,7 @@ from searchtune.models.llm_artifact import load_llm_adapter
 from searchtune.specs.llm import LlmRecipe
 from searchtune.specs.reward import RetrievalReward
 from searchtune.training.fit import TrainingInterrupted
-from searchtune.workflows import rewrite_by_reward
+from searchtune.workflows import fitting, rewrite_by_reward
 from searchtune.workflows.progress import Progress
 from searchtune.workflows.rewrite_by_reward import RewardPlan, train_by_reward
 from searchtune.workflows.rewrite_reward import read_rewarded
@@ -25,7 +25,7 @@ from unit.models.causal import write_byte_causal
 from unit.models.test_llm_artifact import saved
 from unit.workflows.rewarding import Greedy, Scripted, ask
 
-OPTIM = {"lr": 1e-2, "epochs": 2, "batch_size": 8, "checkpoint_every": 2}
+OPTIM = {"lr": 1e-2, "epochs": 2, "min_steps": 0, "batch_size": 8, "checkpoint_every": 2}
 
 
 def hints():
@@ -97,7 +97,7 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(base, tmp_path, tiny_col
         plan_of(tiny_collection),
     )
     whole = train_by_reward(recipe, plan, tmp_path / "whole")
-    real, stops = rewrite_by_reward.fit, [("warm", 3), ("killed", 3)]
+    real, stops = fitting.fit, [("warm", 3), ("killed", 3)]
 
     def stopping(objective, optim, fitted, *, on_eval=None, on_step=None):
         def stop(step, total):
@@ -107,7 +107,7 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(base, tmp_path, tiny_col
 
         return real(objective, optim, fitted, on_eval=on_eval, on_step=stop)
 
-    monkeypatch.setattr(rewrite_by_reward, "fit", stopping)
+    monkeypatch.setattr(fitting, "fit", stopping)
     policy = "fail"
     while stops:
         with pytest.raises(TrainingInterrupted):

@@ -12,8 +12,7 @@ from searchtune.prompts.rewrite import RewritePrompt
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.training.fit import TrainingInterrupted
 from searchtune.types import Turn
-from searchtune.workflows import rewrite as rewrite_module
-from searchtune.workflows import rewrite_finish, rewrite_measure
+from searchtune.workflows import fitting, rewrite_finish, rewrite_measure
 from searchtune.workflows.adapter import verify_adapter
 from searchtune.workflows.open_rewriter import open_rewriter
 from searchtune.workflows.progress import SILENT, Progress
@@ -61,7 +60,7 @@ def test_a_run_leaves_an_adapter_whose_card_says_how_to_ask(trained):
 
 
 def test_training_makes_rewrites_likelier(base, file, tmp_path):
-    settled = recipe(base, file, optim={"lr": 1e-2, "epochs": 3, "batch_size": 8})
+    settled = recipe(base, file, optim={"lr": 1e-2, "epochs": 3, "min_steps": 0, "batch_size": 8})
     log = train_rewriter(settled, tmp_path / "run").log
     assert log.steps[-1].loss < 0.8 * log.steps[0].loss
 
@@ -71,11 +70,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(base, file, tmp_path, monkeypa
         if step.step == 2:
             raise TrainingInterrupted("stopped")
 
-    real = rewrite_module.fit
-    monkeypatch.setattr(rewrite_module, "fit", lambda *args, on_step, **rest: real(*args, on_step=stop, **rest))
+    real = fitting.fit
+    monkeypatch.setattr(fitting, "fit", lambda *args, on_step, **rest: real(*args, on_step=stop, **rest))
     with pytest.raises(TrainingInterrupted):
         train_rewriter(recipe(base, file), tmp_path / "stopped")
-    monkeypatch.setattr(rewrite_module, "fit", real)
+    monkeypatch.setattr(fitting, "fit", real)
     with pytest.raises(Exception, match="--resume"):
         train_rewriter(recipe(base, file), tmp_path / "stopped")
     resumed = train_rewriter(recipe(base, file), tmp_path / "stopped", policy="resume")

@@ -44,7 +44,8 @@ test: install ## Every gate: style, types, floors, all tests
 test-plain-processor: install ## What depends on the processor, tested as on one without AVX512
 	@if $(BIN)/python -c 'import platform, sys; from searchtune.models.precision import packs; import torch; \
 	  sys.exit(platform.machine() not in ("x86_64", "AMD64") or not packs(torch.bfloat16))'; then \
-	  $(PLAIN) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q -m processor tests/unit/models tests/unit/training tests/unit/workflows; \
+	  $(PLAIN) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q -m processor \
+	    tests/unit/models tests/unit/training tests/unit/workflows tests/contract/test_architectures.py; \
 	else \
 	  echo "this processor has no bf16 kernels that could be hidden: the tests run as on a plain one anyway"; \
 	fi

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from types import ModuleType
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 import searchtune
 from searchtune.cli import main
-from searchtune.errors import ConfigError
+from searchtune.errors import ConfigError, SearchtuneWarning
 
 
 @pytest.fixture
@@ -35,6 +36,14 @@ def fails() -> None:
 def test_a_fine_command_exits_0(stage):
     done = stage(lambda: typer.echo("result"))
     assert (done.exit_code, done.stdout, done.stderr) == (0, "result\n", "")
+
+
+def test_our_warnings_are_one_line(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back afterwards
+    monkeypatch.setattr(main, "app", lambda **_: None)
+    main.main()
+    assert warnings.formatwarning("bf16 is slow", SearchtuneWarning, "a.py", 3) == "note: bf16 is slow\n"
+    assert "a.py:3: FutureWarning: old" in warnings.formatwarning("old", FutureWarning, "a.py", 3)
 
 
 def test_a_gate_that_failed_exits_1(stage):

@@ -283,7 +283,7 @@ def _held(it: Comparison, name: str, headline: Comparison) -> str:
 def _further(report: Report, headline: Comparison) -> list[str]:
     """One sentence for every other comparison, and one where an untuned system is ahead."""
     others = [it for it in report.comparisons if it.metric == report.headline_metric and it != headline and it.n]
-    sentences = [f"{it.b} against {it.a}: {change(it)}{_there(_on(report, 'unseen', it))}." for it in others]
+    sentences = [f"{it.b} against {it.a}: {change(it)}{_there(it, _on(report, 'unseen', it))}." for it in others]
     if len(report.tuned) > 1:
         sentences.insert(0, _among_tuned(report, headline))
     rivals = [name for name in report.systems if name not in report.candidates]
@@ -307,8 +307,9 @@ def _among_tuned(report: Report, headline: Comparison) -> str:
     )
 
 
-def _there(unseen: Comparison | None) -> str:
-    return f"; on unseen queries {change(unseen)}" if unseen is not None else ""
+def _there(it: Comparison, unseen: Comparison | None) -> str:
+    """What the same comparison says on unseen queries, where those are not all."""
+    return f"; on unseen queries {change(unseen)}" if unseen is not None and unseen.n < it.n else ""
 
 
 def _warnings(report: Report) -> list[str]:

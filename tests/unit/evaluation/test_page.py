@@ -302,6 +302,7 @@ def test_what_would_only_repeat_is_left_out() -> None:
     assert "There is no such query" not in html and "unseen</b> ·" not in html
     assert html.count('class="tile"') == 2
     assert "Every test query is unseen" in html
+    assert "on unseen queries" not in html and "click the legend" not in html
 
 
 def test_precision_by_recall_is_drawn_only_where_it_falls() -> None:

@@ -79,6 +79,56 @@ def test_data_never_becomes_code(path):
             assert node.value.value is not banned[node.arg], f"line {node.lineno}: {node.arg}"
 
 
+READERS_OF_THEIR_OWN = {
+    "reading.py": "the guard itself",
+    "data/packed.py": "unpacks what the guard opened",
+    "data/parse.py": "collections, whose lines are checked one by one",
+    "data/pystdlib.py": "Python's own library",
+    "models/endpoint.py": "replies of a server",
+    "models/remote_reply.py": "replies of a server",
+    "models/gguf_export.py": "what a tokenizer says of itself",
+    "models/merge.py": "what a process of ours printed",
+    "models/precision.py": "what the system says of its processor",
+    "prompts/answer.py": "replies of a model",
+    "retrieval/segments.py": "our own files, each part sealed",
+    "storage/atomic.py": "brings files to disk, reads none",
+    "storage/derived.py": "our own files, sealed",
+    "storage/journal.py": "our own files, each line sealed",
+    "workflows/adapter.py": "what a process of ours printed",
+}
+"""Modules that read otherwise than through `searchtune.reading`, and why they may."""
+_RAW = {("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load"), ("np", "load"), ("gzip", "open")}
+
+
+def raw_reads(tree):
+    """Calls that open, decode or parse a file without the guard, with their lines."""
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        call = node.func
+        if isinstance(call, ast.Name) and call.id == "open":
+            yield f"line {node.lineno}: open"
+        if not isinstance(call, ast.Attribute):
+            continue
+        owner = call.value.id if isinstance(call.value, ast.Name) else ""
+        mode = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else "r"
+        reads = call.attr == "open" and owner not in ("os", "gzip") and not set(str(mode)) & set("wxa")
+        if reads or call.attr in ("read_text", "read_bytes", "expanduser") or (owner, call.attr) in _RAW:
+            yield f"line {node.lineno}: {owner}.{call.attr}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_files_are_read_by_the_guard(path):
+    found = list(raw_reads(ast.parse(path.read_text(encoding="utf-8"))))
+    own = path.relative_to(ROOT / "src" / "searchtune").as_posix() in READERS_OF_THEIR_OWN
+    assert own or not found, f"{found}: use searchtune.reading"
+
+
+def test_raw_reads_are_found():
+    code = "open(x); p.read_text(); p.expanduser(); json.loads(x); p.open(); p.open('rb'); p.open('wb'); os.open(p, 0)"
+    assert [line.partition(": ")[2] for line in raw_reads(ast.parse(code))] == [
+        "open", "p.read_text", "p.expanduser", "json.loads", "p.open", "p.open",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=relative)
 def test_every_recipe_is_valid(path):
     stage = path.relative_to(ROOT / "configs").parts[0]

@@ -53,7 +53,7 @@ class RowReader:
         Raises:
             DataError: the file cannot be opened.
         """
-        lines = self._told_blank()
+        lines = self.told_lines()
         first = next(lines, "") if self.listed else ""
         if first.lstrip().startswith("["):
             yield from self._entries("\n".join([first, *lines]))
@@ -72,7 +72,8 @@ class RowReader:
                 message = f"a JSON {type(value).__name__} and no object: {line[:80]!r}"
                 self.error("bad-json", line[:80], message, 'write {"query_id": ..., ...}')
 
-    def _told_blank(self) -> Iterator[str]:
+    def told_lines(self) -> Iterator[str]:
+        """As `lines`, with a warning that counts the blank ones."""
         last = 0
         for line in self.lines():
             self._blank(last, self.number)

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from searchtune.errors import MissingExtraError, ModelError
 from searchtune.models.quiet import quiet
-from searchtune.reading import read_json_object
+from searchtune.reading import opened, read_json_object
 from searchtune.storage.atomic import new_folder, write_json
 from searchtune.storage.fingerprint import sha256_file
 from searchtune.storage.marker import is_complete
@@ -76,7 +76,7 @@ def _sha256(file: Path, size: int, changed_ns: int) -> str:
 def _check_magic(file: Path) -> None:
     if not file.is_file():
         raise ModelError(f"{file}: no such file")
-    with file.open("rb") as handle:
+    with opened(file, ModelError) as handle:
         head = handle.read(len(_MAGIC))
     if head != _MAGIC:
         raise ModelError(f"{file}: is no GGUF file (it begins with {head!r}, not {_MAGIC!r}); download it again")

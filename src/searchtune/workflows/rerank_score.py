@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from searchtune.data.named import NamedRun
+from searchtune.data.rows import BadRow, RowReader
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.data.trec import read_trec_run, write_trec_run
 from searchtune.errors import DataError
 from searchtune.metrics.calibration import Calibration
 from searchtune.models.cut_count import CutCount
 from searchtune.models.pairs import pair_store
-from searchtune.reading import user_path
+from searchtune.reading import STDIN, user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.card import RerankerCard
 from searchtune.storage.atomic import atomic_write
@@ -97,7 +97,7 @@ def score_pairs(opened: OpenReranker, pairs: Path | str, *, progress: Progress =
     Raises:
         DataError: a line is no such object, or there is none.
     """
-    rows = _read_pairs(Path(pairs))
+    rows = _read_pairs(Path(pairs), progress)
     reranker = opened.load()
     template = (None if opened.card is None else opened.card.doc_template) or OLD_TEMPLATE
     queries, documents = [row["query"] for row in rows], [_document(row, template) for row in rows]
@@ -165,31 +165,25 @@ def _calibration_of(card: RerankerCard | None) -> Calibration | None:
     return None if card is None or card.calibration is None else Calibration.from_json(card.calibration)
 
 
-def _read_pairs(file: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, checked."""
-    try:
-        content = sys.stdin.read() if str(file) == "-" else user_path(file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    rows = [_pair(file, i, line) for i, line in enumerate(content.split("\n"), start=1) if line.strip()]
+def _read_pairs(file: Path, progress: Progress) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, or of the list in a `.json` file, checked."""
+    reader = RowReader(file if str(file) == STDIN else user_path(file, DataError))
+    rows = []
+    for row in reader.objects():
+        try:
+            rows.append(_pair(reader, row))
+        except BadRow:
+            continue
+    for warning in reader.finish("fail").warnings:
+        progress.note(str(warning))
     if not rows:
-        raise DataError(f"{file}: no pair in it; write one JSON object a line, with `query` and `document`")
+        raise DataError(f"{reader.path}: no pair in it; write one JSON object a line, with `query` and `document`")
     return rows
 
 
-def _pair(file: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    found = row if isinstance(row, dict) else {}
-    texts = [found.get("query"), found.get("document" if "document" in found else "text")]
-    titled = isinstance(found.get("title") or "", str)
-    if not titled or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DataError(
-            f"{file}:{number}: expected an object with texts `query` and `document` (or `title` and `text`), found "
-            f"{line[:60]!r}"
-        )
-    return dict(found)
+def _pair(reader: RowReader, row: dict[str, Any]) -> dict[str, Any]:
+    document = "document" if "document" in row or "text" not in row else "text"
+    for key in ("query", document, *(["title"] if row.get("title") is not None else [])):
+        if not reader.text(row, key).strip() and key != "title":
+            reader.reject("empty-text", "", f"{key!r} is empty", "write its text, or remove the row")
+    return row

@@ -31,6 +31,7 @@ from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
 from searchtune.metrics.ranking import parse_metric
 from searchtune.prompts.chat import ChatExample, Conversation
+from searchtune.reading import read_text, strict_json
 from searchtune.specs.reward import Mode, RetrievalReward
 from searchtune.storage.atomic import write_text
 from searchtune.storage.fingerprint import sha256_json
@@ -309,7 +310,7 @@ def write_rewarded(file: Path, rewarded: Sequence[RewardedTurn]) -> None:
 def read_rewarded(file: Path) -> list[RewardedTurn]:
     """What `write_rewarded` wrote."""
     found = []
-    for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+    for row in map(strict_json, read_text(file).splitlines()):
         turn = Turn(row["utterance"], tuple((said["role"], said["text"]) for said in row["history"]))
         texts, rewards = (tuple(one[what] for one in row["candidates"]) for what in ("text", "reward"))
         found.append(RewardedTurn(row["query_id"], turn, row["original"], texts, rewards))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from searchtune.data.rows import BadRow, RowReader
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import DataError
-from searchtune.reading import user_path
+from searchtune.reading import STDIN, user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.dense import DenseIndex
 from searchtune.storage.atomic import atomic_write
@@ -51,10 +50,14 @@ def encode_file(
         ConfigError: a size that the adapter was not trained for.
         DataError: see `read_texts`.
     """
-    out, source = user_path(out), user_path(texts)
+    out, source = user_path(out), Path(texts) if str(texts) == STDIN else user_path(texts, DataError)
+    found = read_rows(source)
     encoder = open_adapter(folder, base=base, dimensions=dimensions)
     side = encoder.queries if queries else encoder.documents
-    lines = read_texts(source, None if queries else encoder.doc_template or OLD_TEMPLATE)
+    plain = queries or not _holds_json(source)
+    lines = _written(found.rows, None if plain else encoder.doc_template or OLD_TEMPLATE)
+    for warning in found.warnings:
+        progress.note(warning)
     if not queries and (note := _reading(source, encoder.doc_template)):
         progress.note(note)
     vectors = side.encode(lines)
@@ -99,29 +102,54 @@ def search_collection(
 
 
 def read_texts(file: Path, template: str | None = OLD_TEMPLATE) -> list[str]:
-    """Texts of a JSONL file (`text` and `title`, put together by the template; without one `text` alone) or of a plain
-    file, one a line; `-` is stdin.
+    """Texts of a file as `read_rows` finds them, title and text put together by the template; without one text alone.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8, or a JSON line has no `text`.
+        DataError: as `read_rows`.
     """
-    try:
-        content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
-    if not lines:
-        raise DataError(f"{file}: no text in it")
-    if file.suffix != ".jsonl":
-        return [line for _, line in lines]
-    return [_text_of(file, number, line, template) for number, line in lines]
+    return _written(read_rows(file).rows, template if _holds_json(file) else None)
+
+
+class Rows(NamedTuple):
+    """What a file of texts holds."""
+
+    rows: list[tuple[str, str]]
+    """Title, empty in plain text, and text."""
+    warnings: tuple[str, ...]
+
+
+def read_rows(file: Path) -> Rows:
+    """Texts of a file: objects with `text` and perhaps `title` in JSON lines, or in the list of a `.json` file; of any
+    other file each line. `-` is plain text on standard input; a packed file is unpacked.
+
+    Raises:
+        DataError: the file cannot be read, holds no text, or has a line that is not what it should be; the message
+            names file, line and remedy.
+    """
+    reader = RowReader(file)
+    rows = [] if _holds_json(file) else [("", line) for line in reader.told_lines()]
+    for row in reader.objects() if _holds_json(file) else ():
+        try:
+            rows.append((reader.text(row, "title") if row.get("title") is not None else "", reader.text(row, "text")))
+        except BadRow:
+            continue
+    found = reader.finish("fail")
+    if not rows:
+        raise DataError(f"{reader.path}: no text in it; write one a line, or JSON lines with `text`")
+    return Rows(rows, tuple(map(str, found.warnings)))
+
+
+def _holds_json(file: Path) -> bool:
+    return file.name.removesuffix(".gz").endswith((".jsonl", ".json", ".ndjson"))
+
+
+def _written(rows: list[tuple[str, str]], template: str | None) -> list[str]:
+    return [text if template is None else document_text(template, title, text) for title, text in rows]
 
 
 def _reading(file: Path, template: str | None) -> str:
     """What to know of how documents in a file are read; empty where that is plain."""
-    if file.suffix == ".jsonl":
+    if _holds_json(file):
         unknown = f"the adapter's card does not say how documents were written; read as {OLD_TEMPLATE!r}"
         return unknown if template is None else f"documents are read as {template!r}, as in training"
     if template == "{text}":
@@ -131,14 +159,3 @@ def _reading(file: Path, template: str | None) -> str:
         f"each line of {file} is read as a whole document.{written} give JSONL with `title` and `text` where documents "
         "have titles"
     )
-
-
-def _text_of(file: Path, number: int, line: str, template: str | None) -> str:
-    try:
-        row = json.loads(line)
-        title, text = row.get("title") or "", row["text"]
-        if not isinstance(title, str) or not isinstance(text, str):
-            raise TypeError("title and text are strings")
-        return text if template is None else document_text(template, title, text)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"{file}:{number}: expected an object with a `text`, found {line[:60]!r}") from error

@@ -221,7 +221,8 @@ def test_pairs_of_a_jsonl_file_get_scores_and_probabilities(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [("", "no pair in it"), ("{", "expected an object"), ('{"query": "a"}', "expected an object")]
+    ("line", "said"),
+    [("", "no pair in it"), ("{", "pairs.jsonl:1: not JSON"), ('{"query": "a"}', "key 'document' is missing")],
 )
 def test_bad_pairs_name_the_line(finished, tmp_path, line, said):
     file = tmp_path / "pairs.jsonl"

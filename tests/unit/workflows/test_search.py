@@ -12,7 +12,7 @@ from searchtune.models.encoder import load_encoder
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.workflows import encode
 from searchtune.workflows.embed import train_embedding
-from searchtune.workflows.search import encode_file, read_texts, search_collection
+from searchtune.workflows.search import encode_file, read_rows, read_texts, search_collection
 
 
 @pytest.fixture(autouse=True)
@@ -65,17 +65,29 @@ def test_reading_texts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"a\.jsonl:2: expected an object with a `text`"),
+        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"a\.jsonl:2: key 'text' is missing"),
         ("a.jsonl", b"[1]\n", r"a\.jsonl:1"),
         ("a.jsonl", b"{\n", r"a\.jsonl:1"),
-        ("a.txt", b"\xff\xfe", "not UTF-8 at byte 0"),
+        ("a.txt", b"\xff\xfe", "not UTF-8: byte 0xff at position 0"),
         ("a.txt", b"\n \n", "no text in it"),
+        ("a.json", b'{"text": "a"', r"a\.json:1: not JSON"),
+        ("a.json", b'[{"text": "a"}, 3]', r"a\.json:2: entry 2 is a JSON int and no object"),
+        ("a.jsonl", b'{"text": "\\ud800"}', r"a\.jsonl:1: not JSON .half a surrogate pair"),
     ],
 )
 def test_texts_that_cannot_be_read(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_texts(tmp_path / name)
+
+
+def test_a_list_of_objects_is_read_and_blank_lines_are_counted(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([{"title": "A", "text": "b"}, {"text": "c"}], indent=1))
+    assert read_texts(tmp_path / "a.json") == ["A b", "c"]
+    (tmp_path / "a.txt").write_text("one\n\n\ntwo\n")
+    found = read_rows(tmp_path / "a.txt")
+    assert [text for _, text in found.rows] == ["one", "two"]
+    assert "blank line (left out) in 2 rows (lines 2, 3)" in found.warnings[0]
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -31,6 +31,13 @@ def test_no_marker(tmp_path):
         check_complete(tmp_path / "nowhere")
 
 
+def test_a_marker_of_no_files_proves_nothing(folder):
+    (folder / MARKER_FILE).write_text('{"files": {}}')
+    assert not is_complete(folder)
+    with pytest.raises(ArtifactError, match="lists no file, so nothing says that the folder is whole"):
+        check_complete(folder)
+
+
 def test_missing_file_is_named(folder):
     (folder / "sub" / "card.json").unlink()
     assert not is_complete(folder)

@@ -262,6 +262,13 @@ def test_the_server_answers_on_this_machine_alone(server):
         ("POST", "/search", {"query": "a"}, {"Content-Type": "text/plain"}, 415, "application/json"),
         ("POST", "/search", {"query": "a"}, {"Host": "evil.example"}, 403, "localhost alone"),
         ("POST", "/search", b" " * (MOST_BYTES + 1), {}, 413, "bytes"),
+        ("POST", "/search", b'{"query": "\\ud800"}', {}, 400, "half a surrogate pair"),
+        ("POST", "/search", b'{"\\udc00": 1, "query": "a"}', {}, 400, "half a surrogate pair"),
+        ("POST", "/search", b'{"query": "a", "top": ' + b"9" * 5000 + b"}", {}, 400, "no JSON"),
+        ("POST", "/search", b'{"query": "a", "top": NaN}', {}, 400, "no JSON"),
+        ("POST", "/search", b"{}", {"Content-Length": "\xb2"}, 411, "plain digits"),
+        ("POST", "/search", b"{}", {"Content-Length": "+2"}, 411, "plain digits"),
+        ("POST", "/search", b"{}", {"Content-Length": "9" * 5000}, 413, "at most"),
     ],
 )
 def test_what_the_server_refuses(server, method, path, body, headers, status, message):

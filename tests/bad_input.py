@@ -449,8 +449,20 @@ def slots(w: World) -> Iterator[tuple[str, str, list[str], str, str]]:
     yield "eval score", "run", ["eval", "score", str(w.folder / "labels.tsv"), "{}"], "table", "a.run"
     report = str(w.folder / "report.json")
     yield "eval compare", "report", ["eval", "compare", report, "{}"], "json", "report.json"
-    yield "eval gate", "report", ["eval", "gate", "{}", "--baseline", report], "json", "report.json"
-    yield "eval gate", "baseline", ["eval", "gate", report, "--baseline", "{}"], "json", "report.json"
+    yield (
+        "eval gate",
+        "report",
+        ["eval", "gate", "{}", "--max-drop", "ndcg@10=0.1", "--baseline", report],
+        "json",
+        "report.json",
+    )
+    yield (
+        "eval gate",
+        "baseline",
+        ["eval", "gate", report, "--max-drop", "ndcg@10=0.1", "--baseline", "{}"],
+        "json",
+        "report.json",
+    )
     yield "eval table", "report", ["eval", "table", "{}"], "json", "report.json"
     yield "eval attribute", "config", ["eval", "attribute", "{}", out], "yaml", "pipeline.yaml"
     refer = ["eval", "attribute", str(w.folder / "pipeline.yaml"), out, "--answers=token_f1", "--references", "{}"]

@@ -24,6 +24,8 @@ MAX_GRADE = 1000
 """Grades run from -MAX_GRADE to MAX_GRADE; those below 1 mean not relevant."""
 
 _BOM = b"\xef\xbb\xbf"
+_DIGITS = 20
+"""Of a grade; Python refuses to read numbers of some thousands."""
 _INTEGRAL = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DECIMAL = re.compile(r"[+-]?[0-9]*\.[0-9]{1,3}")
@@ -196,7 +198,9 @@ def _sound(reader: _Reader, row: dict[str, Any], titled: bool) -> bool:
 
 
 def _good_tags(reader: _Reader, tags: Any) -> bool:
-    if tags is None or (isinstance(tags, list) and all(isinstance(tag, str) and tag for tag in tags)):
+    if tags is None or (
+        isinstance(tags, list) and all(isinstance(tag, str) and tag and _encodable(tag) for tag in tags)
+    ):
         return True
     message = f"'tags' is {json.dumps(tags)[:60]}, which is not a list of words"
     reader.error("wrong-type", str(tags)[:60], message, 'write "tags": ["name", ...] or leave it out')
@@ -283,7 +287,8 @@ def parse_grade(field: str) -> int | None:
     text = field.strip()
     if not _INTEGRAL.fullmatch(text):
         return None
-    grade = int(text.partition(".")[0])
+    whole = text.partition(".")[0]
+    grade = int(whole) if len(whole) <= _DIGITS else MAX_GRADE + 1
     return grade if abs(grade) <= MAX_GRADE else None
 
 

@@ -37,8 +37,9 @@ def read_any_card(folder: Path) -> AnyCard:
         raise ArtifactError(f"{folder}: no such folder; name the adapter folder that `searchtune ... train` wrote")
     if not (folder / CARD_FILE).is_file():
         inner = folder / "adapter"
-        hint = f"; did you mean {inner}?" if (inner / CARD_FILE).is_file() else ""
-        raise ArtifactError(f"{folder}: no {CARD_FILE}, so it is no searchtune adapter{hint}")
+        there = (inner / CARD_FILE).is_file()
+        hint = f"did you mean {inner}?" if there else "name the folder that `searchtune ... train` wrote"
+        raise ArtifactError(f"{folder}: no {CARD_FILE}, so it is no searchtune adapter; {hint}")
     check_complete(folder)
     check_adapter(folder)
     found = read_json_object(folder / CARD_FILE, ArtifactError)
@@ -128,7 +129,7 @@ def score_difference(folder: Path, probe: PairProbe | ChatProbe, scores: FloatAr
     longest = max((len(one.completion) for one in probe.examples), default=0) if isinstance(probe, ChatProbe) else 0
     check_tolerance(folder, probe.tolerance, max(1.0, float(np.abs(recorded).max(initial=0.0)), longest))
     if recorded.shape != scores.shape:
-        raise ArtifactError(f"{folder}: {scores.shape} probe scores, recorded {recorded.shape}")
+        raise ArtifactError(f"{folder}: {scores.shape} probe scores, recorded {recorded.shape}; {_REMEDY}")
     return float(np.abs(recorded - scores).max(initial=0.0))
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from searchtune.data.judgments import with_grades
-from searchtune.errors import ConfigError
+from searchtune.errors import ArtifactError, ConfigError
 from searchtune.metrics.calibration import expected_calibration_error
 from searchtune.metrics.grade_calibration import GradeCalibration, fit_grade_calibration
-from searchtune.reading import user_path
-from searchtune.specs.base import read_yaml
+from searchtune.reading import read_json_object, shown, user_path
 from searchtune.storage.atomic import write_json
 from searchtune.types import Judgment
 from searchtune.workflows.judge_job import Job
@@ -81,4 +80,7 @@ def read_calibration(file: Path) -> GradeCalibration:
         ConfigError: the file cannot be read.
         ArtifactError: it is no calibration of grades.
     """
-    return GradeCalibration.from_json(read_yaml(user_path(file)))  # JSON is YAML
+    try:
+        return GradeCalibration.from_json(read_json_object(user_path(file), ConfigError))
+    except ArtifactError as error:
+        raise ArtifactError(f"{shown(file)}: {error}; name a file that `judge calibrate` wrote") from error

@@ -96,6 +96,7 @@ READERS_OF_THEIR_OWN = {
     "storage/atomic.py": "brings files to disk, reads none",
     "storage/derived.py": "our own files, sealed",
     "storage/journal.py": "our own files, each line sealed",
+    "storage/lock.py": "who holds a lock, if that can be read",
     "workflows/adapter.py": "what a process of ours printed",
 }
 """Modules that read otherwise than through `searchtune.reading`, and why they may."""

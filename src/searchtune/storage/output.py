@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from searchtune.errors import OutputExistsError, StorageError
-from searchtune.reading import user_path
+from searchtune.reading import read_json_object, user_path
 from searchtune.storage.atomic import remove_folder, sweep, write_json
 from searchtune.storage.lock import INNER_LOCK, sole_writer
 from searchtune.storage.marker import MARKER_FILE
@@ -94,10 +93,9 @@ def _new_record() -> dict[str, Any]:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(folder / RUN_FILE, StorageError)
+    except StorageError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _ours(folder: Path) -> bool:

@@ -175,6 +175,10 @@ def open_answers_job(folder: Path | str) -> AnswerJob:
         DataError: a file of it is missing or broken.
     """
     folder = user_path(folder)
+    if not (folder / JOB_FILE).is_file():
+        raise DataError(
+            f"{folder / JOB_FILE}: cannot be read (no such file); name the folder of a finished `searchtune answer run`"
+        )
     facts = read_json_object(folder / JOB_FILE)
     questions = read_answers(folder / QUESTIONS_FILE)
     journal = JournalView(folder / JOURNAL_FILE)

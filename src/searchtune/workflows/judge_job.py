@@ -308,6 +308,10 @@ def open_job(folder: Path | str) -> Job:
         DataError: a file of it is missing or broken.
     """
     folder = user_path(folder)
+    if not (folder / JOB_FILE).is_file():
+        raise DataError(
+            f"{folder / JOB_FILE}: cannot be read (no such file); name the folder of a finished `searchtune judge run`"
+        )
     facts = read_json_object(folder / JOB_FILE)
     try:
         calibration = GradeCalibration.from_json(facts["calibration"])

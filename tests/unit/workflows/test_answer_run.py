@@ -106,7 +106,7 @@ def test_questions_of_a_task(tmp_path, monkeypatch):
     one = found.examples[0]
     run = tmp_path / "a.run"
     run.write_text("".join(f"{one.id} Q0 {name} {i} {9 - i} t\n" for i, name in enumerate(one.passage_ids, 1)))
-    (again,) = questions_of_task(task, run=run, depth=2).examples
+    (again,) = [other for other in questions_of_task(task, run=run, depth=2).examples if other.id == one.id]
     assert again.passage_ids == one.passage_ids[:2] and again.question == one.question
 
 

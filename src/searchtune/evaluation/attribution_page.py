@@ -143,11 +143,11 @@ def _waterfall(metric: MetricAttribution) -> Spec:
 
 
 def _domain(rows: Rows) -> list[float]:
-    """All that is drawn, with room for a number at the right."""
+    """All that is drawn, with room for a number at the right, on a phone too."""
     low = min(min(row["low"], row["from"], row["to"]) for row in rows)
     high = max(max(row["high"], row["from"], row["to"]) for row in rows)
     span = max(high - low, 0.02)
-    return [low - 0.06 * span, high + 0.16 * span]
+    return [low - 0.06 * span, high + 0.26 * span]
 
 
 def _ids(report: AttributionReport) -> dict[str, str]:

@@ -58,7 +58,7 @@ def find_words(text: str, *, underscore: bool = True) -> list[str]:
     >>> find_words("Hello, wörld_1! 数据检索")
     ['Hello', 'wörld_1', '数', '据', '检', '索']
     """
-    if not _needs_care(text):
+    if text.isascii() or not _needs_care(text):
         return (_PLAIN if underscore else _PLAIN_WITHOUT_UNDERSCORE).findall(text)
     return [piece for run, _ in _runs(text, underscore) for piece in run]
 

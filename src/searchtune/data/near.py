@@ -97,7 +97,7 @@ def components(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
 
 def _words(text: str) -> list[str]:
     """The words of the normalised text, or what stands between its spaces where it has no word."""
-    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
     return find_words(folded) or folded.split()
 
 

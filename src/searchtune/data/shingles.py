@@ -8,7 +8,6 @@ first |x| - ceil(2 t / (1 + t) |x|) + 1 of the smaller (prefix filtering: Bayard
 
 from __future__ import annotations
 
-from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, pairwise
@@ -64,16 +63,19 @@ def shingle_sets(texts: Iterable[str], words_of: Callable[[str], Sequence[str]])
     numbers: defaultdict[str, int] = defaultdict(count(1).__next__)
     keys: list[IntArray] = []
     sizes: list[IntArray] = []
-    words, ends = array("q"), [0]
+    number = numbers.__getitem__
+    words: list[int] = []
+    ends = [0]
 
     def close() -> None:
         part, lengths = _sets_of(np.array(words, np.int64) & _WORDS, np.diff(ends))
         keys.append(part)
         sizes.append(lengths)
-        del words[:], ends[1:]
+        words.clear()
+        del ends[1:]
 
     for text in texts:
-        words.extend(map(numbers.__getitem__, words_of(text)))
+        words += map(number, words_of(text))
         ends.append(len(words))
         if len(ends) > _CHUNK:
             close()

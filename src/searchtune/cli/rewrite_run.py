@@ -72,10 +72,6 @@ def run(
     from searchtune.workflows.rewrite_run import rewrite_all, rewrite_lines, write_rewrites
 
     _check_place(endpoint, base=base, quantise=quantise, key_variable=key_variable, max_tokens=max_tokens)
-    if endpoint is None:
-        from searchtune.workflows.sources import check_model
-
-        check_model(base or rewriter, nf4=quantise is not None and quantise.value == "nf4")
     ids, asked = _asked(turns, task, split, max_queries=max_queries, history=history)
     opened = _opened(
         rewriter, style, base=base, quantise=quantise, endpoint=endpoint, key_variable=key_variable, budget=max_tokens

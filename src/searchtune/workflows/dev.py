@@ -30,6 +30,8 @@ class DevPool:
     """Positions in the collection, ascending. Shape: (pool,)."""
     base_vectors: FloatArray
     """Shape: (pool, dim)."""
+    base_queries: FloatArray
+    """Shape: (dev queries, dim)."""
     metrics: tuple[str, ...]
     min_grade: int
     fixed_documents: bool
@@ -38,7 +40,13 @@ class DevPool:
     def figures(self, encoder: Encoder, bank: Bank) -> dict[str, float]:
         """Mean of each metric under the encoder as it now is."""
         vectors = self.base_vectors if self.fixed_documents else bank.encode_some(encoder, self.documents)
-        queries = bank.encode_queries(encoder, self.qrels.queries)
+        return self._figures(vectors, bank.encode_queries(encoder, self.qrels.queries))
+
+    def base_figures(self) -> dict[str, float]:
+        """The same under the base, from vectors that are there."""
+        return self._figures(self.base_vectors, self.base_queries)
+
+    def _figures(self, vectors: FloatArray, queries: FloatArray) -> dict[str, float]:
         run = DenseIndex(vectors).search(self.qrels.queries, queries, 100)
         whole = Run.ranked(run.queries, self.documents[run.docs], run.scores)
         values = score(whole, self.qrels, self.metrics, min_grade=self.min_grade)
@@ -52,12 +60,14 @@ def build_dev_pool(
     if "dev" not in collection.qrels or not recipe.dev.times or not len(collection.qrels["dev"]):
         return None
     qrels = some_queries(collection, recipe.dev.max_queries)
-    run = DenseIndex(base_documents).search(qrels.queries, bank.encode_queries(encoder, qrels.queries), _HARD)
+    queries = bank.encode_queries(encoder, qrels.queries)
+    run = DenseIndex(base_documents).search(qrels.queries, queries, _HARD)
     documents = np.unique(np.concatenate([qrels.docs, run.docs.ravel()]))
     return DevPool(
         qrels=qrels,
         documents=documents,
         base_vectors=base_documents[documents],
+        base_queries=queries,
         metrics=tuple(dict.fromkeys((recipe.dev.metric, "recall@100"))),
         min_grade=collection.min_grade,
         fixed_documents=recipe.side == "query",

@@ -175,6 +175,7 @@ def _train(shop: _Workshop, base_documents: FloatArray) -> TrainLog:
             recipe.dev.times,
             len(dev.qrels),
             recipe.dev.min_queries,
+            base_figures=dev.base_figures,
         )
     objective = _objective(shop, base_documents)
     return fit_watched(objective, recipe.optim, shop.run, watch, settle=lambda log: _settle_strength(shop, watch, log))

@@ -35,6 +35,8 @@ class DevWatch:
     what: str = "queries"
     measure_base: bool = True
     """Whether the untrained model is a rival: not where its head was drawn at random."""
+    base_figures: Callable[[], Figures] | None = None
+    """The untrained model's figures, where they take no new pass; None where `figures` has to be asked."""
     rivals: Mapping[str, Figures] = field(default_factory=dict)
     """What else the adapter should be better than, by name."""
 
@@ -162,7 +164,7 @@ def _before(watch: DevWatch, progress: Progress) -> dict[str, float] | None:
     if not watch.measure_base:
         return None
     progress.stage("reading dev with the base model")
-    before = {name: value for name, value in watch.figures().items() if math.isfinite(value)}
+    before = {name: value for name, value in (watch.base_figures or watch.figures)().items() if math.isfinite(value)}
     progress.note(f"dev before training: {figures_in_words(before)} ({size})")
     return before
 

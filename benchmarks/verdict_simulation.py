@@ -2,9 +2,10 @@
 
     python benchmarks/verdict_simulation.py --draws 2000
 
-Each draw is a collection of 1 to 30 queries of which 0 to 100 % tie, with no, a small or a large true gain (0, .02 and
-.15 of nDCG), and differences that are normal, steps (as of a metric with one relevant document), or skewed. The real code
-compares base and tuned system, beside a second pair as in the reports of `embed train`, and words the verdict. Printed:
+Each draw is a collection of 1 to 30 queries of which 0 to 100 % tie, with no, a small or a large true gain (0, .02
+and .15 of nDCG), and differences that are normal, steps (as of a metric with one relevant document), or skewed. The
+real code compares base and tuned system, beside a second pair as in the reports of `embed train`, and words the
+verdict. Printed:
 
 * wrong claims: the share of draws without a true gain (or with a loss) in which the verdict says that tuning helped;
 * "did not help" without power: the share of all draws in which the verdict denies a gain (or rules one out) although

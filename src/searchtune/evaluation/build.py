@@ -16,11 +16,12 @@ import numpy.typing as npt
 from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation.calibration import reliability
 from searchtune.evaluation.examples import pick_examples
-from searchtune.evaluation.figures import Pairs, Values, every_pair, figures, figures_of_bins
+from searchtune.evaluation.figures import Pairs, Values, compared, corrected, every_pair, figures, figures_of_bins
 from searchtune.evaluation.rankings import gather_rankings
 from searchtune.evaluation.report import (
     HEADLINE,
     METRICS,
+    Comparison,
     Examples,
     QueryScores,
     Report,
@@ -74,6 +75,8 @@ class Evidence:
     """Query id -> the user's tags, for slices of their own."""
     trade_offs: Mapping[str, Sequence[CostedRun]] = field(default_factory=dict)
     """Reranker -> its runs at several depths, each with its cost; they need not be among `runs`."""
+    fusions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Fusion -> its parts, each of which it is compared with."""
     retrieval: str | None = None
     """The system that rerankers start from, which trade-offs are measured against; None: the reference."""
     notes: Sequence[str] = ()
@@ -145,6 +148,7 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
             name: precision_curve(run, qrels, collection.min_grade) for name, run in evidence.runs.items()
         },
         trade_offs=_trade_offs(evidence, values, seed=seed, rounds=rounds),
+        fusions=_fusions(evidence, values, seed=seed, rounds=rounds),
         calibration={name: reliability(*pairs) for name, pairs in evidence.calibration.items()},
         rankings=gather_rankings(
             collection, qrels, runs=evidence.runs, values={name: values[name][headline] for name in values}
@@ -225,6 +229,14 @@ def _examples(evidence: Evidence, values: Values, labels: Sequence[SliceName]) -
         gains=values[b][evidence.headline] - values[a][evidence.headline],
         slices=labels,
     )
+
+
+def _fusions(evidence: Evidence, values: Values, *, seed: int, rounds: int) -> dict[str, list[Comparison]]:
+    """Every fusion against each of its parts, corrected for all of these comparisons."""
+    pairs = [(part, name) for name, parts in evidence.fusions.items() for part in parts]
+    tested = compared(values, pairs=pairs, metrics=[evidence.headline], seed=seed, rounds=rounds)
+    found = corrected(tested)
+    return {name: [it for it in found if it.b == name] for name in evidence.fusions}
 
 
 def _trade_offs(evidence: Evidence, values: Values, *, seed: int, rounds: int) -> dict[str, TradeOff]:

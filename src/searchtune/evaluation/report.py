@@ -95,9 +95,8 @@ class Comparison(Part):
     effect_size: Figure = math.nan
     """Cohen's d_z: the mean difference in standard deviations of the differences."""
     alpha: float = 0.05
-    """The level at which this was decided: 0.05 shared among the comparisons made at once (Holm). `low` and `high` have
-    the confidence 1 - alpha, so that 0 lies outside of them exactly where the difference counts. Reports that do not
-    keep it have intervals of 95%, whatever was corrected."""
+    """The level at which this was decided, Holm's share of 0.05. `low` and `high` have the confidence 1 - alpha: 0 lies
+    outside exactly where the difference counts. Reports that do not keep it have intervals of 95%."""
 
     @property
     def untied(self) -> int:
@@ -116,10 +115,7 @@ class Comparison(Part):
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is beyond chance at 5%, by the corrected p-value where there is one.
-
-        Never against the interval, which comes of another method in figures that are no means.
-        """
+        """Whether the difference is beyond chance at 5%, by the corrected p-value and never against the interval."""
         tested = (self.p_value if math.isnan(self.p_holm) else self.p_holm) < 0.05
         return tested and (math.isnan(self.low) or self.leaves_out_zero)
 
@@ -354,6 +350,8 @@ class Report(Slice):
     calibration: dict[str, Reliability] = {}
     """What gave the probabilities (such as `before` and `after` they were calibrated) -> how good they are."""
     rankings: Rankings | None = None
+    fusions: dict[str, list[Comparison]] = {}
+    """Fusion -> the comparison from each of its parts to it, by the headline metric, corrected for all of them."""
     notes: tuple[str, ...] = ()
     """Warnings given while training or measuring, in order."""
 

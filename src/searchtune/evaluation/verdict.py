@@ -124,7 +124,7 @@ def verdict(report: Report) -> list[str]:
     headline = report.headline
     if headline is None:
         head, *rest = _untuned(report)
-        return [head, *reranking_words(report), *rest, *_breakdown(report), *_warnings(report)]
+        return [head, *reranking_words(report), *_fusing(report), *rest, *_breakdown(report), *_warnings(report)]
     return [
         _headline(outcome(report), report, headline),
         *reranking_words(report),
@@ -132,6 +132,7 @@ def verdict(report: Report) -> list[str]:
         *_credence(headline),
         *_power(headline),
         *_slices(report, headline),
+        *_fusing(report),
         *_further(report, headline),
         *_breakdown(report),
         *_warnings(report),
@@ -290,6 +291,22 @@ def _further(report: Report, headline: Comparison) -> list[str]:
     best = max(rivals, key=lambda name: report.estimate(name).mean, default=None)
     if best is not None and (lead := report.estimate(best).mean - report.estimate(headline.b).mean) > 0:
         sentences.append(f"{best}, which is not tuned, is ahead of {headline.b} by {signed(lead)}.")
+    return sentences
+
+
+def _fusing(report: Report) -> list[str]:
+    """A sentence for every fusion that is not ahead of the best of its parts."""
+    sentences = []
+    for name, against in report.fusions.items():
+        it = min((one for one in against if one.n), key=lambda one: one.delta, default=None)
+        if it is None or it.delta >= 0:
+            continue
+        if it.significant:
+            sentences.append(
+                f"Fusing hurts: {name} is worse than {it.a} alone: {change(it)}. Use {it.a}, or fit the weights on dev."
+            )
+        else:
+            sentences.append(f"Fusing is not shown to help: {name} is behind {it.a} alone: {change(it)}, {belief(it)}.")
     return sentences
 
 

@@ -26,9 +26,10 @@ from searchtune.storage.output import OutputPolicy
 from searchtune.training.contrastive import FixedDocumentContrastive, InBatchContrastive, Pairs, Texts
 from searchtune.training.fit import TrainLog
 from searchtune.training.objective import Objective
-from searchtune.types import FloatArray, IntArray
+from searchtune.types import FloatArray, IntArray, Qrels
 from searchtune.workflows.bank import CACHE, Bank, build_bank
-from searchtune.workflows.dev import build_dev_pool
+from searchtune.workflows.costs import encoding_times
+from searchtune.workflows.dev import build_dev_pool, some_queries
 from searchtune.workflows.finish import Trained, write_adapter
 from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.measure import Subject, Vectors, measure
@@ -94,11 +95,22 @@ class _Workshop:
         """Vectors of all documents and of the test queries under the encoder as it now is."""
         start = time.perf_counter()
         documents = self.bank.encode_documents(self.encoder)
-        return Vectors(documents, self.test_queries(), time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Vectors(documents, self.queries(self.test), seconds, dev=self.queries(self.dev))
 
-    def test_queries(self) -> FloatArray:
-        qrels = self.training.collection.qrels.get(TEST)
+    def queries(self, qrels: Qrels | None) -> FloatArray:
+        """Vectors of the judged queries under the encoder as it now is. Shape: (judged, dim)."""
         return self.bank.encode_queries(self.encoder, qrels.queries if qrels else np.zeros(0, np.int64))
+
+    @property
+    def test(self) -> Qrels | None:
+        return self.training.collection.qrels.get(TEST)
+
+    @property
+    def dev(self) -> Qrels | None:
+        """The dev queries that training is watched on; they fit the hybrids' weights, too."""
+        collection = self.training.collection
+        return some_queries(collection, self.recipe.dev.max_queries) if "dev" in collection.qrels else None
 
 
 def train_embedding(
@@ -243,7 +255,7 @@ def _mined(shop: _Workshop, base_documents: FloatArray) -> dict[int, IntArray]:
 def _tuned_vectors(shop: _Workshop, base: Vectors) -> Vectors:
     shop.progress.stage("encoding the collection with the tuned model")
     if shop.recipe.side == "query":
-        return Vectors(base.documents, shop.test_queries(), base.seconds)
+        return Vectors(base.documents, shop.queries(shop.test), base.seconds, dev=shop.queries(shop.dev))
     return shop.vectors()
 
 
@@ -267,18 +279,28 @@ def _finish(shop: _Workshop, log: TrainLog, base: Vectors, tuned: Vectors) -> Em
     report = None
     if TEST in training.collection.qrels:
         shop.progress.stage("measuring on the test split")
+        query_ms = _query_times(shop)
         subject = Subject(
             training.collection,
             TEST,
-            base,
-            tuned,
+            replace(base, query_ms=query_ms),
+            replace(tuned, query_ms=query_ms),
             training.positives,
             training=_training_facts(shop, log),
             provenance=_provenance(shop, worst),
             notes=shop.run.warnings,
+            dev=shop.dev,
         )
         report = measure(subject, shop.out, seed=recipe.seed)
     return EmbedResult(shop.out, shop.out / "adapter", log, report)
+
+
+def _query_times(shop: _Workshop) -> list[float]:
+    """Milliseconds to encode a test query from its text, adapter in place; merged, it takes what the base does."""
+    collection, layout = shop.training.collection, shop.encoder.layout
+    texts = [collection.query_texts[int(query)] for query in collection.qrels[TEST].queries]
+    limit = min(shop.recipe.max_tokens, shop.recipe.query_max_tokens or shop.recipe.max_tokens)
+    return encoding_times(lambda some: shop.encoder.encode(some, max_tokens=limit, prompt=layout.query_prompt), texts)
 
 
 def _training_facts(shop: _Workshop, log: TrainLog) -> dict[str, Any]:

@@ -41,13 +41,14 @@ from searchtune.storage.atomic import write_json
 from searchtune.storage.fingerprint import Fingerprint, sha256_json
 from searchtune.storage.output import OutputPolicy, output_folder
 from searchtune.types import Collection, FloatArray, IntArray, Qrels, Run
+from searchtune.workflows.costs import costs_of, query_times
 from searchtune.workflows.encode import BiEncoder, encode_collection, encode_texts, open_system, together
 from searchtune.workflows.open_reranker import exit_of, open_reranker
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
-from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs, with_reranking_time
+from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs
 from searchtune.workflows.rewrite_settle import Wishes, settle_use
-from searchtune.workflows.rewriting import RewriteRanker, harm, rewritten_collection, with_rewriting_time
+from searchtune.workflows.rewriting import RewriteRanker, harm, rewritten_collection
 from searchtune.workflows.sources import check_sources
 from searchtune.workflows.suite_files import folder_name, write_for_others
 from searchtune.workflows.suite_rewriters import open_suite_rewriter, searched_by
@@ -58,7 +59,7 @@ from searchtune.workflows.systems import (
     Request,
     VectorRanker,
     WordRanker,
-    costs_of,
+    fused_parts,
     kept_indexes,
     open_index,
     open_kept_index,
@@ -193,9 +194,8 @@ class _Bench:
         suite, collection = self.suite, self.collection
         self.progress.stage(f"{collection.name}: ranking")
         qrels = self._folded(collection.qrels[suite.split])
-        runs, milliseconds = self._runs(qrels, None)
-        costs = with_reranking_time(costs_of(self.rankers, milliseconds), self.rankers)
-        costs = with_rewriting_time(costs, self.rankers)
+        runs, _ = self._runs(qrels, None)
+        costs = costs_of(self.rankers, runs, Request(qrels.queries, suite.depth))
         for name, ranker in self.rankers.items():
             if isinstance(ranker, RewriteRanker):
                 costs[name] |= self._harm(runs[ranker.of], runs[name], qrels)
@@ -220,6 +220,7 @@ class _Bench:
             headline=suite.headline,
             tags=collection.query_tags,
             trade_offs=trade_offs(self.rankers, runs, costs),
+            fusions=fused_parts(self.rankers),
         )
         return build_report(evidence, seed=suite.seed), runs
 
@@ -296,7 +297,7 @@ class _Bench:
             texts = [self.collection.query_texts[int(query)] for query in known]
             rows, encoded = encode_texts(encoder.queries, texts, self.cache)
             self.encoded += encoded
-            return VectorRanker(index, known, rows)
+            return VectorRanker(index, known, rows, query_ms=query_times(encoder, texts, encoded))
         encoder = open_system(system)
         vectors = encode_collection(self.collection, encoder, self.cache, splits=splits, progress=self.progress)
         self.encoded += vectors.encoded
@@ -306,7 +307,9 @@ class _Bench:
             self.losses[name] = ExactIndex(vectors.documents)
         self.opened[name] = encoder, index
         known, rows = together(self.collection, vectors, splits)
-        return VectorRanker(index, known, rows, vectors.document_seconds)
+        texts = [self.collection.query_texts[int(query)] for query in known]
+        query_ms = query_times(encoder, texts, vectors.encoded)
+        return VectorRanker(index, known, rows, vectors.document_seconds, query_ms)
 
     def _index(self, system: DenseSystem, encoder: BiEncoder, vectors: FloatArray) -> VectorIndex:
         """The system's index: the one that its folder keeps, or a new one, which is kept where a folder is named."""

@@ -8,6 +8,7 @@ from searchtune.errors import ConfigError
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.suite import Bm25System, DenseSystem, FusionSystem, System
 from searchtune.types import Collection, IntArray, Run
+from searchtune.workflows.costs import query_times
 from searchtune.workflows.encode import CollectionVectors, encode_collection, open_system, together
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.systems import (
@@ -69,4 +70,6 @@ def open_dense(
     vectors = encode_collection(collection, encoder, cache, splits=splits, progress=progress)
     known, rows = together(collection, vectors, splits)
     index = open_index(system.index, vectors.documents)
-    return VectorRanker(index, known, rows, vectors.document_seconds), vectors
+    texts = [collection.query_texts[int(query)] for query in known]
+    query_ms = query_times(encoder, texts, vectors.encoded)
+    return VectorRanker(index, known, rows, vectors.document_seconds, query_ms), vectors

@@ -10,19 +10,26 @@ from typing import Any
 from searchtune.data.leakage import residual, seen_mask
 from searchtune.evaluation import Evidence, Report, build_report, write_report
 from searchtune.evaluation.page import write_page
+from searchtune.evaluation.report import HEADLINE
+from searchtune.metrics.ranking import score
 from searchtune.retrieval.dense import DenseIndex
+from searchtune.retrieval.fusion import fuse
+from searchtune.retrieval.tuning import tune_weights
 from searchtune.types import Collection, FloatArray, IntArray, Qrels
+from searchtune.workflows.costs import costs_of
 from searchtune.workflows.systems import (
     FusedRanker,
     Ranker,
     Request,
     VectorRanker,
     WordRanker,
-    costs_of,
+    fused_parts,
     rank_all,
 )
 
 DEPTH = 100
+ENOUGH_TO_FIT = 20
+"""Dev queries from which a hybrid's weights are fitted to them; with fewer, chance would choose."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,10 @@ class Vectors:
     queries: FloatArray
     seconds: float = 0.0
     """Time to encode the documents."""
+    query_ms: Sequence[float] = ()
+    """Milliseconds to encode a query, measured several times."""
+    dev: FloatArray | None = None
+    """Vectors of the dev queries. Shape: (judged, dim)."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +59,23 @@ class Subject:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     """Warnings that the report repeats."""
+    dev: Qrels | None = None
+    """Labels of the dev queries, in the order of `Vectors.dev`; where there are enough, hybrids are fitted to them."""
 
 
 def measure(subject: Subject, folder: Path, *, seed: int) -> Report:
     """Rank, score, compare, and write `report.json` and `report.html` into `folder`."""
     collection = subject.collection
     qrels = collection.qrels[subject.split]
+    words, base, tuned = WordRanker(collection), _dense(subject.base, qrels), _dense(subject.tuned, qrels)
     rankers: dict[str, Ranker] = {
-        "bm25": WordRanker(collection),
-        "base": _dense(subject.base, qrels),
-        "hybrid": FusedRanker(["bm25", "base"]),
-        "tuned": _dense(subject.tuned, qrels),
-        "hybrid-tuned": FusedRanker(["bm25", "tuned"]),
+        "bm25": words,
+        "base": base,
+        "hybrid": _hybrid(subject, words, "base", base, subject.base.dev),
+        "tuned": tuned,
+        "hybrid-tuned": _hybrid(subject, words, "tuned", tuned, subject.tuned.dev),
     }
-    runs, milliseconds = rank_all(rankers, collection, Request(qrels.queries, DEPTH))
+    runs, _ = rank_all(rankers, collection, Request(qrels.queries, DEPTH))
     left = residual(qrels, subject.train_positives, collection.min_grade)
     rest, _ = rank_all(rankers, collection, Request(left.queries, DEPTH, subject.train_positives))
     report = build_report(
@@ -76,10 +90,11 @@ def measure(subject: Subject, folder: Path, *, seed: int) -> Report:
             seen=seen_mask(subject.train_positives, qrels, collection.min_grade),
             residual=(left, rest),
             training=subject.training,
-            costs=costs_of(rankers, milliseconds),
+            costs=costs_of(rankers, runs, Request(qrels.queries, DEPTH)),
             provenance=subject.provenance,
             tags=collection.query_tags,
             notes=subject.notes,
+            fusions=fused_parts(rankers),
         ),
         seed=seed,
     )
@@ -89,4 +104,32 @@ def measure(subject: Subject, folder: Path, *, seed: int) -> Report:
 
 
 def _dense(vectors: Vectors, qrels: Qrels) -> VectorRanker:
-    return VectorRanker(DenseIndex(vectors.documents), qrels.queries, vectors.queries, vectors.seconds)
+    return VectorRanker(
+        DenseIndex(vectors.documents), qrels.queries, vectors.queries, vectors.seconds, vectors.query_ms
+    )
+
+
+def _hybrid(
+    subject: Subject, words: WordRanker, name: str, dense: VectorRanker, dev_vectors: FloatArray | None
+) -> FusedRanker:
+    """BM25 and a dense system fused: by the weights that are best on dev, or by reciprocal ranks (k = 60).
+
+    Weighted are scores, normalised query by query. Reciprocal ranks stay where dev does not have them beaten, or holds
+    fewer than `ENOUGH_TO_FIT` queries: they can be far worse than the better of two unequal parts.
+    """
+    parts, dev = ["bm25", name], subject.dev
+    if dev is None or dev_vectors is None or len(dev) < ENOUGH_TO_FIT:
+        return FusedRanker(parts, cost={"fusion": "reciprocal ranks"})
+    asked = Request(dev.queries, DEPTH)
+    found: dict[str, Ranker] = {
+        "bm25": words,
+        name: VectorRanker(dense.index, dev.queries, dev_vectors),
+    }
+    runs, _ = rank_all(found, subject.collection, asked)
+    min_grade = subject.collection.min_grade
+    tuned = tune_weights([runs[part] for part in parts], dev, HEADLINE, min_grade=min_grade)
+    usual = score(fuse([runs[part] for part in parts]), dev, [HEADLINE], min_grade=min_grade)[HEADLINE].mean()
+    if usual >= tuned.score:
+        return FusedRanker(parts, cost={"fusion": f"reciprocal ranks, as {len(dev):,} dev queries have it"})
+    weights = " + ".join(f"{weight:g} {part}" for part, weight in zip(parts, tuned.weights, strict=True))
+    return FusedRanker(parts, tuned.options, {"fusion": f"{weights}, fitted on {len(dev):,} dev queries"})

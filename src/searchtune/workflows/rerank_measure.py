@@ -14,11 +14,12 @@ from searchtune.evaluation import Evidence, Report, build_report, write_report
 from searchtune.evaluation.page import write_page
 from searchtune.specs.rerank import RerankRecipe
 from searchtune.types import Collection, IntArray, Qrels, Run
+from searchtune.workflows.costs import costs_of
 from searchtune.workflows.first_stage import FirstStage
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
 from searchtune.workflows.rerank_dev import Fitted
-from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs, with_reranking_time
-from searchtune.workflows.systems import Request, costs_of, rank_all
+from searchtune.workflows.reranking import PairScorer, RerankRanker, trade_offs
+from searchtune.workflows.systems import Request, fused_parts, rank_all
 
 DEPTH = 100
 """Documents in every run, so that recall beyond the reranked depth can be told."""
@@ -56,10 +57,10 @@ def measure_reranker(subject: Reranked, folder: Path) -> Report:
     rerankers = _rerankers(subject)
     rankers = {**subject.first.rankers, **rerankers}
     depth = max(DEPTH, recipe.depth)
-    runs, milliseconds = rank_all(rankers, collection, Request(qrels.queries, depth))
+    runs, _ = rank_all(rankers, collection, Request(qrels.queries, depth))
     left = residual(qrels, subject.train_positives, collection.min_grade)
     rest, _ = rank_all(rankers, collection, Request(left.queries, depth, subject.train_positives))
-    costs = with_reranking_time(costs_of(rankers, milliseconds), rankers)
+    costs = costs_of(rankers, runs, Request(qrels.queries, depth))
     best = BLENDED if BLENDED in rerankers else TUNED
     others = [name for name in rerankers if name != best]
     report = build_report(
@@ -80,6 +81,7 @@ def measure_reranker(subject: Reranked, folder: Path) -> Report:
             notes=subject.notes,
             retrieval=alone,
             trade_offs=trade_offs(rankers, runs, costs),
+            fusions=fused_parts(rankers),
             calibration=_calibration(subject, runs[alone]),
         ),
         seed=recipe.seed,

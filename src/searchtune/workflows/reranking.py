@@ -94,6 +94,10 @@ class PairScorer:
             times.append(1000 * (time.perf_counter() - start))
         return float(np.median(times[1:] or times)) if times else None  # the first one warms up
 
+    def score_again(self, queries: IntArray, docs: IntArray) -> None:
+        """Let the model score pairs, known or not, and forget what it says: for measuring time. Shape: (pairs,)."""
+        self._by_model(queries, docs)
+
     def _fresh(self, queries: IntArray, docs: IntArray) -> FloatArray:
         parts = [slice(start, start + _AT_A_TIME) for start in range(0, len(queries), _AT_A_TIME)]
         return np.concatenate([self._through_cache(queries[part], docs[part]) for part in parts])
@@ -188,7 +192,7 @@ def trade_offs(
 ) -> dict[str, list[CostedRun]]:
     """What each reranker with a sweep makes of its first stage at every depth, without early exit, and at what cost."""
     return {
-        name: _sweep(ranker, runs[ranker.of], float(costs[ranker.of]["search_ms_per_query"]))
+        name: _sweep(ranker, runs[ranker.of], float(costs[ranker.of].get("search_ms_per_query", float("nan"))))
         for name, ranker in rankers.items()
         if isinstance(ranker, RerankRanker) and ranker.sweep
     }
@@ -203,18 +207,3 @@ def _sweep(ranker: RerankRanker, run: Run, first_stage_ms: float) -> list[Costed
         pairs = float(at.cost["pairs_per_query"])
         points.append(CostedRun(reranked, depth, milliseconds, pairs, chosen=depth == ranker.depth))
     return points
-
-
-def with_reranking_time(
-    costs: Mapping[str, Mapping[str, Any]], rankers: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Costs by system where a reranked system's time per query is its first stage's and the reranker's together.
-
-    The measured time will not do: scores that another system of the same run asked for are not computed again.
-    """
-    result = {name: dict(cost) for name, cost in costs.items()}
-    for name, ranker in rankers.items():
-        if isinstance(ranker, RerankRanker) and "rerank_ms_per_query" in ranker.cost:
-            first = float(result[ranker.of]["search_ms_per_query"])
-            result[name]["search_ms_per_query"] = round(first + ranker.cost["rerank_ms_per_query"], 2)
-    return result

@@ -145,18 +145,3 @@ class RewriteRanker:
         if request.exclude is None:
             self.cost["rewritten_share"] = round(float(used.mean()), 3) if len(used) else 0.0
         return choose(original, rewritten, used)
-
-
-def with_rewriting_time(
-    costs: Mapping[str, Mapping[str, Any]], rankers: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Costs by system where a rewritten search's time per query holds the rewriter's, whenever it was at work, and that
-    of the search for the utterance where there is one.
-    """
-    result = {name: dict(cost) for name, cost in costs.items()}
-    for name, ranker in rankers.items():
-        if isinstance(ranker, RewriteRanker):
-            spent = float(result[name]["search_ms_per_query"]) + float(ranker.cost["rewrite_ms_per_query"])
-            spent += float(result[ranker.of]["search_ms_per_query"]) if ranker.searches_both else 0.0
-            result[name]["search_ms_per_query"] = round(spent, 2)
-    return result

@@ -91,6 +91,8 @@ class VectorRanker:
     vectors: FloatArray
     encoding_seconds: float = 0.0
     """Time to encode the documents."""
+    query_ms: Sequence[float] = ()
+    """Milliseconds to encode a query, measured several times; empty where that was not measured."""
 
     @property
     def cost(self) -> dict[str, Any]:
@@ -112,6 +114,11 @@ class FusedRanker:
 
     def rank(self, request: Request, earlier: Runs) -> Run:
         return fuse([earlier[part] for part in self.parts], depth=request.depth, **self.options)
+
+
+def fused_parts(rankers: Mapping[str, Ranker]) -> dict[str, Sequence[str]]:
+    """The parts of every fusion."""
+    return {name: ranker.parts for name, ranker in rankers.items() if isinstance(ranker, FusedRanker)}
 
 
 @dataclass
@@ -176,13 +183,6 @@ def rank_all(
         runs[name] = run
         milliseconds[name] = 1000 * (time.perf_counter() - start) / max(1, len(request.queries))
     return runs, milliseconds
-
-
-def costs_of(rankers: Mapping[str, Ranker], milliseconds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """By system: what it took to get ready, and milliseconds per query."""
-    return {
-        name: {**ranker.cost, "search_ms_per_query": round(milliseconds[name], 3)} for name, ranker in rankers.items()
-    }
 
 
 def open_index(spec: IndexSpec, vectors: FloatArray) -> ExactIndex | FaissIndex:

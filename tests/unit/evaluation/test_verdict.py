@@ -221,6 +221,37 @@ def test_memory_is_recognised_from_real_runs() -> None:
     assert math.isfinite(found.slices["unseen"].estimate("tuned").mean)
 
 
+def fused(**deltas: Comparison) -> Report:
+    told = {"fusions": {name: [compared(0.05, 0.001, pair=("bm25", name)), it] for name, it in deltas.items()}}
+    return report(part(UP, hybrid=0.4), unseen=UP).model_copy(update=told)
+
+
+def test_a_fusion_that_is_worse_than_its_part_is_told() -> None:
+    worse, behind = compared(-0.1, 0.001, pair=("tuned", "hybrid")), compared(-0.01, 0.6, pair=("tuned", "hybrid"))
+    ahead = compared(0.02, 0.3, pair=("tuned", "hybrid"))
+    assert (
+        "Fusing hurts: hybrid is worse than tuned alone: −0.100 (95% interval −0.120 to −0.080, p = 0.001). Use tuned, "
+        "or fit the weights on dev."
+    ) in verdict(fused(hybrid=worse))
+    (sentence,) = (it for it in verdict(fused(hybrid=behind)) if it.startswith("Fusing"))
+    assert sentence.startswith("Fusing is not shown to help: hybrid is behind tuned alone: −0.010")
+    assert not any("Fusing" in sentence for sentence in verdict(fused(hybrid=ahead)))
+    untuned = suite(compared(0.1, 0.001, pair=("bm25", "minilm")), bm25=0.5, minilm=0.6)
+    untuned = untuned.model_copy(update={"fusions": {"hybrid": [compared(-0.1, 0.001, pair=("minilm", "hybrid"))]}})
+    assert any("hybrid is worse than minilm alone" in sentence for sentence in verdict(untuned))
+
+
+def test_fusions_are_compared_with_each_part() -> None:
+    evidence = made_up_evidence(queries=60, docs=90)
+    weak = {**evidence.runs, "hybrid": evidence.runs["bm25"], "base": evidence.runs["tuned"]}
+    found = build_report(replace(evidence, runs=weak, fusions={"hybrid": ["bm25", "base"]}), rounds=500)
+    same, other = found.fusions["hybrid"]
+    assert (same.a, same.b, same.ties) == ("bm25", "hybrid", 60)
+    assert other.a == "base"
+    assert other.delta == pytest.approx(found.estimate("bm25").mean - found.estimate("base").mean)
+    assert other.p_holm >= other.p_value
+
+
 def test_missing_queries_are_told() -> None:
     evidence = made_up_evidence(queries=30, docs=60)
     runs = {**evidence.runs, "tuned": evidence.runs["tuned"].select(np.arange(30) > 0)}

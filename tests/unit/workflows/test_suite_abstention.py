@@ -9,7 +9,7 @@ from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.base import parse_spec
 from searchtune.specs.suite import SuiteSpec
 from searchtune.types import Run
-from searchtune.workflows import evaluate
+from searchtune.workflows import costs, evaluate
 from searchtune.workflows.encode import open_encoder
 from searchtune.workflows.evaluate import run_suite
 from searchtune.workflows.retriever_identity import dense_identity, fused_identity, words_identity
@@ -106,9 +106,8 @@ def test_some_rewrites_are_used(task, parrot, tmp_path, monkeypatch, mode):
 
 def test_the_cost_of_a_query_holds_both_searches(task, parrot, tmp_path, monkeypatch):
     parrot.card = Carded(held_rule())
-    clock = {"words": 3.0, "told": 5.0, "all": 5.0, "fused": 5.0}
-    plain = evaluate.costs_of
-    monkeypatch.setattr(evaluate, "costs_of", lambda rankers, _: plain(rankers, clock))
+    clock = iter([3.0, 5.0, 5.0, 5.0])  # words, and once more behind each rewriter
+    monkeypatch.setattr(costs, "repeated", lambda work, queries: np.full(costs.REPEATS, next(clock)))
     found = run(task, {**WORDS, "told": TOLD, "all": ALL, "fused": {**ALL, "mode": "fuse"}}, tmp_path, monkeypatch)
     spent = {name: cost["search_ms_per_query"] for name, cost in found.report.costs.items()}
     assert spent == {"words": 3, "told": 250 + 8, "all": 250 + 5, "fused": 250 + 8}

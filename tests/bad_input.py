@@ -544,7 +544,8 @@ def cases(w: World, *, mutations: int = 6) -> Iterator[Case]:
         for fault, make in PATHS.items():
             yield Case(command, f"{what}, {fault}", _names(call, make), "path")
         for fault, content in FAULTS[form].items():
-            yield Case(command, f"{what}, {form}: {fault}", _writes(call, name, content), name)
+            named = "" if what == "queries" else name  # any line is a query there
+            yield Case(command, f"{what}, {form}: {fault}", _writes(call, name, content), named)
     for command, what, call in path_slots(w):
         for fault, make in PATHS.items():
             yield Case(command, f"{what}, {fault}", _names(call, make), "path")
@@ -556,7 +557,7 @@ def cases(w: World, *, mutations: int = 6) -> Iterator[Case]:
     yield from _value_cases(w)
 
 
-SOME = 7
+SOME = 13
 """One case in so many is called in the tests; with a prime number each command meets other faults."""
 _SLOW = ("adapter verify", "adapter merge", "adapter export")
 
@@ -791,12 +792,27 @@ def _options(w: World) -> Iterator[tuple[str, str, list[str]]]:
         for verb, command in getattr(found, "commands", {"": found}).items():
             name = f"{noun} {verb}".strip()
             arguments = calls.get(name, ["gone" for one in command.params if one.param_type_name == "argument"])
-            if name in ("doctor", "cache info", "data list", "data fetch"):
+            if name in ("doctor", "demo", "cache info", "cache prune", "data list", "data fetch"):
                 continue
             for option in command.params:
                 if option.param_type_name == "option" and not option.is_flag and option.name != "help":
                     yield name, option.opts[0], [*name.split(), *arguments]
     assert typer
+
+
+_REMEDIES = (
+    ";",
+    "did you mean",
+    "Usage",
+    "expected",
+    "name ",
+    "choose ",
+    "pip install",
+    "train one",
+    "it has:",
+    "requires",
+)
+"""What a message has that says what to do."""
 
 
 class HungError(BaseException):
@@ -832,9 +848,7 @@ class Outcome:
         if self.code == 2 and not self.output.strip():
             return "no word"
         plain = " ".join(self.output.split())
-        if self.code == 2 and not any(
-            sign in plain for sign in (";", "did you mean", "Usage", "expected", "name ", "; ")
-        ):
+        if self.code == 2 and not any(sign in plain for sign in _REMEDIES):
             return f"no remedy: {plain[:80]}"
         if self.code == 2 and self.case.named not in ("", "path") and self.case.named not in plain:
             return f"no file named: {plain[:80]}"

@@ -206,6 +206,10 @@ def _people(file: Path | None, *jobs: Job) -> list[Judgment]:
         return []
     labels = max((job.facts["prompt"]["rubric"]["labels"] for job in jobs), key=len)
     found = read_human_labels(file, labels, pairs=jobs[0].pairs)
+    if not found.judgments and not found.unlabelled:
+        from searchtune.errors import DataError
+
+        raise DataError(f"{file}: no label in it; name the file that people filled in, or leave out --human")
     if found.unlabelled:
         typer.echo(f"note: {found.unlabelled:,} pairs in {file} have no label yet", err=True)
     return list(found.judgments)

@@ -226,7 +226,9 @@ def _gains(report: Report, before: str, after: str) -> Spec:
     label = metric_label(report.headline_metric)
     rows = gain_rows(report)
     slices = [name for name in ("unseen", "seen", "unknown") if any(row["slice"] == name for row in rows)]
-    colours = ["--accent", "--second"][: len(slices)]  # of one pair of systems: these are not colours of systems
+    colours = ["theme:accent", "theme:second"][
+        : len(slices)
+    ]  # of one pair of systems: these are not colours of systems
     legend = alt.Legend() if len(slices) > 1 else None
     pick = alt.selection_point(fields=["slice"], bind="legend")
     bars = (

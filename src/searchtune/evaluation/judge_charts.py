@@ -84,7 +84,9 @@ def _kappa(report: JudgeReport, rows: Rows) -> Spec:
     order = [row["judge"] for row in rows]
     base = chart().encode(
         y=alt.Y("judge:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
-        color=alt.Color("lead:N", scale=alt.Scale(domain=[True, False], range=["--accent", "--other"]), legend=None),
+        color=alt.Color(
+            "lead:N", scale=alt.Scale(domain=[True, False], range=["theme:accent", "theme:other"]), legend=None
+        ),
         tooltip=[
             alt.Tooltip("judge:N"),
             alt.Tooltip("kind:N"),

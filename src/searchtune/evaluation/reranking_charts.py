@@ -110,7 +110,10 @@ def reliability_rows(calibration: Mapping[str, Reliability]) -> Rows:
 def reliability_chart(rows: Rows) -> Spec:
     """Predicted probability against the share that is relevant, beside the line where they agree."""
     names = list(dict.fromkeys(row["name"] for row in rows))
-    unit, colours = alt.Scale(domain=[0, 1]), alt.Scale(domain=names, range=["--second", "--accent"][-len(names) :])
+    unit, colours = (
+        alt.Scale(domain=[0, 1]),
+        alt.Scale(domain=names, range=["theme:second", "theme:accent"][-len(names) :]),
+    )
     x = alt.X("predicted:Q", title="predicted probability", scale=unit, axis=figures_axis(6))
     y = alt.Y("share:Q", title="share relevant", scale=unit, axis=figures_axis(6))
     legend = alt.Legend(symbolType="circle", symbolOpacity=1, columns=2) if len(names) > 1 else None

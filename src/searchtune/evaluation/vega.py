@@ -1,6 +1,6 @@
 """What all charts of the pages are made with: specs, axes whose labels differ, worded figures, one colour a system.
 
-Colours are named as the theme's variables (`--accent`); the page's script puts in those of its theme.
+Colours are named as the theme's variables (`theme:accent`); the page's script puts in those of its theme.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from searchtune.evaluation.report import Report
 
 Spec = dict[str, Any]
 Rows = list[dict[str, Any]]
-_OTHERS = ("--second", "--third", "--fourth", "--fifth", "--sixth", "--seventh")
+_OTHERS = ("theme:second", "theme:third", "theme:fourth", "theme:fifth", "theme:sixth", "theme:seventh")
 """Colours of the systems that are neither the reference nor the one it is set against, in turn."""
 FINDINGS = alt.Scale(
-    domain=["gain", "loss", "within chance", "total"], range=["--good", "--bad", "--other", "--accent"]
+    domain=["gain", "loss", "within chance", "total"], range=["theme:good", "theme:bad", "theme:other", "theme:accent"]
 )
 
 
@@ -68,7 +68,7 @@ def system_colours(report: Report, drawn: Sequence[str]) -> alt.Scale:
     """The colours of systems, the same on every chart: the reference is grey, what it is set against stands out."""
     colours = {}
     if report.pair is not None:
-        colours = dict(zip(report.pair, ("--other", "--accent"), strict=True))
+        colours = dict(zip(report.pair, ("theme:other", "theme:accent"), strict=True))
     rest = [name for name in dict.fromkeys([*report.systems, *report.trade_offs, *drawn]) if name not in colours]
     colours |= {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(rest)}
     return alt.Scale(domain=list(drawn), range=[colours[name] for name in drawn])

@@ -290,8 +290,8 @@ def test_a_system_has_one_colour_on_every_chart() -> None:
     for colours in found.values():
         assert all(found["slice-all"].get(system, colour) == colour for system, colour in colours.items())
         assert len(set(colours.values())) == len(colours)
-    assert found["recall"]["base"] == "--other"
-    assert found["recall"]["tuned-ce"] == found["trade-off"]["tuned-ce"] == "--accent"
+    assert found["recall"]["base"] == "theme:other"
+    assert found["recall"]["tuned-ce"] == found["trade-off"]["tuned-ce"] == "theme:accent"
 
 
 def test_what_would_only_repeat_is_left_out() -> None:

@@ -9,7 +9,7 @@
 
   /** The spec with the theme's colours in the place of their names; its rows stay as they are. */
   function coloured({ data, ...rest }) {
-    const text = JSON.stringify(rest).replace(/"(--[a-z]+)"/g, (_, name) => JSON.stringify(style.getPropertyValue(name).trim()));
+    const text = JSON.stringify(rest).replace(/"theme:([a-z]+)"/g, (_, name) => JSON.stringify(style.getPropertyValue(`--${name}`).trim()));
     return { data, ...JSON.parse(text) };
   }
 

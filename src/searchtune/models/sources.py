@@ -99,10 +99,10 @@ def resolve_config(base: str, revision: str | None = None) -> Path:
 
 
 def check_source(base: str, revision: str | None = None) -> None:
-    """Raise what `resolve_model` would raise about a base, as far as it can be seen without reading a weight.
+    """Raise what `resolve_model` would raise about a base, as far as it is seen without reading weights or a hub.
 
     Raises:
-        ModelError: the package is not installed, the folder or file holds no model, or the hub cannot be reached.
+        ModelError: the package is not installed, or the folder or file holds no model.
         MissingExtraError: a GGUF file, and the package `gguf` is not installed.
     """
     if base.endswith(GGUF):
@@ -113,7 +113,8 @@ def check_source(base: str, revision: str | None = None) -> None:
         if importlib.util.find_spec("gguf") is None:
             raise MissingExtraError(f"{base}: reading GGUF files takes the package gguf: pip install 'searchtune[llm]'")
         return
-    resolve_config(base, revision)
+    if base.startswith("package:") or user_path(base).is_dir():
+        resolve_config(base, revision)
 
 
 def install_command(package: str) -> str:

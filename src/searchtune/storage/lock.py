@@ -57,6 +57,7 @@ def sole_writer(folder: Path) -> Iterator[bool]:
     if _HELD.get(file) == threading.get_ident():
         yield True
         return
+    made = not file.parent.is_dir()
     handle = _taken(file, folder)
     _HELD[file] = threading.get_ident()
     try:
@@ -65,6 +66,8 @@ def sole_writer(folder: Path) -> Iterator[bool]:
         del _HELD[file]
         with suppress(OSError):  # first the name, then the lock: whoever waits for it sees that the name is gone
             file.unlink()
+            if made:  # and nothing came into it: a refused run leaves no empty `runs`
+                file.parent.rmdir()
         os.close(handle)
 
 
@@ -74,6 +77,8 @@ def _taken(file: Path, folder: Path) -> int:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # whoever had made the parent folder has just removed it
+            continue
         except OSError as error:
             raise StorageError(
                 f"{file}: cannot be written ({error.strerror}), and it keeps two processes from writing {folder} at "

@@ -76,10 +76,10 @@ def training_run(recipe: Recipe, out: Path | str, policy: OutputPolicy, progress
     device = pick_device()
     main = PartialState(cpu=device.type == "cpu").is_main_process
     out = user_path(out).resolve()
+    check_sources(recipe)
     with sole_writer(out) if main else nullcontext(False) as nested:
         if main:
             check_output(out, policy)
-        check_sources(recipe)
         yield TrainingRun(recipe, out, policy, device, main, WarningRecord(progress if main else SILENT))
         if main and not nested and (out / RUN_FILE).is_file():
             mark_finished(out)

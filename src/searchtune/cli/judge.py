@@ -107,12 +107,13 @@ def agree(
     as_json: Json = False,
 ) -> None:
     """Measure how far judges agree with people, and write a report and a page to review disagreements."""
+    from searchtune.reading import user_path
     from searchtune.workflows.judge_agree import AgreementPlan, check_circular
     from searchtune.workflows.judge_agree import agree as measure
     from searchtune.workflows.judge_job import open_job
     from searchtune.workflows.open_judge import makers
 
-    named = [text.partition("=")[::2] if "=" in text else (Path(text).resolve().name, text) for text in jobs]
+    named = [text.partition("=")[::2] if "=" in text else (user_path(text).resolve().name, text) for text in jobs]
     if len(dict(named)) < len(jobs) or not all(map(all, named)):
         raise typer.BadParameter(f"{' '.join(jobs)}: each job needs a name of its own: write NAME=FOLDER")
     opened = {name: open_job(folder) for name, folder in named}

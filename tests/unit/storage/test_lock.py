@@ -102,6 +102,7 @@ def test_a_lock_whose_name_is_gone_is_not_taken(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("host", "pid", "refused"),
     [(None, os.getpid(), True), (None, 2**22 + 1, False), ("elsewhere", 2**22 + 1, True)],
+    ids=["a process that runs", "one that does not", "another host"],
 )
 def test_without_locks_of_the_file_system_the_file_decides(tmp_path, monkeypatch, host, pid, refused):
     def unsupported(*_):

@@ -30,7 +30,7 @@ _FEW_ROWS, _MANY_ROWS = 16, 64
 _MANY = 1024
 _PROBE = (5, 16, 1, 33, 33, 2)
 """Lengths of the texts on which the library's states are compared."""
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest difference of a token's state over its norm. Rounding gave 3e-6 and .026 with 6 layers; more give more."""
 
 
@@ -328,4 +328,4 @@ def same_rows(found: Tensor, expected: Tensor, mask: Tensor) -> bool:
     """Whether all tokens have the same states, but for rounding; a NaN never has."""
     there = mask.bool()
     error = (found - expected)[there].float().norm(dim=-1) / expected[there].float().norm(dim=-1)
-    return bool((error <= TOLERANCE[expected.dtype]).all())
+    return bool((error <= _TOLERANCE[expected.dtype]).all())

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from searchtune.models.fast_bert import (
-    TOLERANCE,
     Embeddings,
     entering,
     fits,
@@ -31,6 +30,8 @@ from searchtune.models.fast_bert import (
 from searchtune.models.ragged import Block, blocks_of, runs_of, scatter
 
 _aten: Any = torch.ops.aten
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+"""Largest distance of all gradients from the library's, over their norm. Rounding gave 1e-6 and .023 with 6 layers."""
 
 
 @dataclass(frozen=True)
@@ -328,8 +329,10 @@ def _agrees(lean: LeanBert, backbone: Any) -> bool:
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     found, expected = states_of(lean, inputs), backbone(**inputs).last_hidden_state
     ours, theirs = (_gradients(states[mask.bool()].float(), trained) for states in (found, expected))
+    for module in backbone.modules():  # what `adapters` merged for the library's pass, and nobody reads any more
+        module.__dict__.pop("_searchtune_merged", None)
     error, norm = (ours - theirs).norm(), theirs.norm()
-    return same_rows(found, expected, mask) and bool(error <= 10 * TOLERANCE[expected.dtype] * norm)
+    return same_rows(found, expected, mask) and bool(error <= _TOLERANCE[expected.dtype] * norm)
 
 
 def _gradients(rows: Tensor, trained: list[Tensor]) -> Tensor:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from searchtune.models.adapters import add_lora, without_adapter
+from searchtune.models.adapters import add_lora, copied_weights, without_adapter
 from searchtune.models.encoder import load_encoder
 from searchtune.models.inputs import tokenise
 from searchtune.models.layers import compute_states, room_for_states, without_prefix
-from searchtune.models.lean_bert import LeanBert, TrainingPass
+from searchtune.models.lean_bert import LeanBert, TrainingPass, _Linears
 from searchtune.specs.recipe import LoraMethod
 from unit.models.test_fast_bert import SHAPES, bert, inputs, largest
 
@@ -116,6 +116,24 @@ def test_a_library_that_computes_something_else_is_noticed(monkeypatch):
     whole = type(backbone.encoder.layer[0]).forward
     monkeypatch.setattr(type(backbone.encoder.layer[0]), "forward", lambda *a, **k: whole(*a, **k) * 1.01)
     assert lean_pass(backbone) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_gradients_that_are_not_the_librarys_are_noticed(monkeypatch, dtype, factor):
+    backbone = bert(dtype)
+    trained(backbone)
+    whole = _Linears.gradients
+    monkeypatch.setattr(_Linears, "gradients", lambda *args: [factor * grad for grad in whole(*args)])
+    assert lean_pass(backbone) is None
+
+
+def test_merged_weights_are_held_once():
+    backbone = bert()
+    trained(backbone)
+    assert lean_pass(backbone) is not None
+    weights, copies = copied_weights(backbone)
+    assert weights and not copies
 
 
 def test_switching_the_adapter_off_is_followed():

@@ -31,7 +31,7 @@ from searchtune.evaluation.answer_report import (
     Shown,
 )
 from searchtune.evaluation.calibration import wilson
-from searchtune.evaluation.figures import Tested, corrected, tested_columns
+from searchtune.evaluation.figures import PairTest, corrected, tested_columns
 from searchtune.evaluation.report import Comparison
 from searchtune.metrics.answer_support import SUPPORTED, Supporter, unsupported_rate, word_support
 from searchtune.metrics.answers import (
@@ -217,7 +217,7 @@ def _condition(
         | cluster_bootstrap(parts[system], ABSTENTION, seed=seed, rounds=rounds)
         for system in evidence.cases
     }
-    compared: list[Tested] = []
+    compared: list[PairTest] = []
     for system in evidence.cases:
         if evidence.reference is not None and system != evidence.reference:
             pair = (evidence.reference, system)
@@ -252,7 +252,7 @@ def _estimates(values: Values, *, seed: int, rounds: int) -> dict[str, Estimate]
     return found
 
 
-def _comparisons(pair: tuple[str, str], by_example: tuple[Values, Values], *, seed: int, rounds: int) -> list[Tested]:
+def _comparisons(pair: tuple[str, str], by_example: tuple[Values, Values], *, seed: int, rounds: int) -> list[PairTest]:
     """Paired tests of every figure that has a value for each example, on the examples that it applies to for both."""
     a, b = by_example
     found = []
@@ -269,7 +269,7 @@ def _comparisons(pair: tuple[str, str], by_example: tuple[Values, Values], *, se
 
 def _abstention_comparisons(
     pair: tuple[str, str], parts: tuple[FloatArray64, FloatArray64], *, seed: int, rounds: int
-) -> list[Tested]:
+) -> list[PairTest]:
     """Figures of the whole set; see `abstention_difference`."""
     right = [part[:, 0, 0] + part[:, 1, 1] for part in parts]
     found = []
@@ -288,7 +288,7 @@ def _abstention_comparisons(
             mde=math.nan,
             **_tally(name, right[0], right[1]),
         )
-        found.append(Tested(comparison, test, np.empty(0)))
+        found.append(PairTest(comparison, test, np.empty(0)))
     return found
 
 

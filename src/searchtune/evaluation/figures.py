@@ -36,7 +36,7 @@ Pairs = Sequence[tuple[str, str]]
 NOTHING = Estimate(np.nan, np.nan, np.nan, 0)
 
 
-class Tested(NamedTuple):
+class PairTest(NamedTuple):
     """A comparison that was tested by itself, with what it takes to correct it for others."""
 
     comparison: Comparison
@@ -70,7 +70,9 @@ def figures(
     )
 
 
-def compared(values: Values, *, pairs: Pairs, metrics: Sequence[str], seed: int, rounds: int = ROUNDS) -> list[Tested]:
+def compared(
+    values: Values, *, pairs: Pairs, metrics: Sequence[str], seed: int, rounds: int = ROUNDS
+) -> list[PairTest]:
     """Every pair by every metric, each tested by itself; pairs without values here have n 0."""
     keys = [(a, b, metric) for a, b in pairs for metric in metrics]
     known = [(a, b, metric) for a, b, metric in keys if a in values and b in values]
@@ -82,7 +84,7 @@ def compared(values: Values, *, pairs: Pairs, metrics: Sequence[str], seed: int,
 
 def tested_columns(
     keys: Sequence[tuple[str, str, str]], differences: FloatArray64, *, seed: int, rounds: int = ROUNDS
-) -> list[Tested]:
+) -> list[PairTest]:
     """Each column's comparison, tested by itself. Keys are (reference, candidate, metric). Shape: (n, keys)."""
     shifts = sign_flips(differences, seed=seed, rounds=rounds)
     others = zip(keys, shifts, paired_t_columns(differences), effect_size_columns(differences), strict=True)
@@ -103,11 +105,11 @@ def tested_columns(
             effect_size=size,
             **win_tie_loss(np.zeros_like(column), column)._asdict(),
         )
-        found.append(Tested(comparison, shift, column))
+        found.append(PairTest(comparison, shift, column))
     return found
 
 
-def corrected(family: Sequence[Tested]) -> list[Comparison]:
+def corrected(family: Sequence[PairTest]) -> list[Comparison]:
     """The comparisons corrected for each other's number: p-value (Holm), interval, and what effect could be shown."""
     p_values = [it.test.p_value for it in family]
     found = []

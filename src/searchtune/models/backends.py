@@ -22,7 +22,7 @@ from searchtune.models.generation import Allowed, Finish, Sampling, generate
 from searchtune.models.generator import CausalLM
 from searchtune.models.inputs import TokenStore
 from searchtune.prompts.chat import ChatExample, Conversation
-from searchtune.prompts.reply_text import Said, spoken
+from searchtune.prompts.reply_text import ReplyText, spoken
 from searchtune.types import FloatArray64
 
 Source = Literal["probabilities", "text"]
@@ -97,9 +97,9 @@ class Reply:
     """As in `LabelRow`."""
 
 
-def spoken_reply(reply: Reply) -> Said:
+def spoken_reply(reply: Reply) -> ReplyText:
     """What a reply says without its reasoning, or why it says nothing."""
-    return Said(None, reply.reason or "no reply") if reply.text is None else spoken(reply.text)
+    return ReplyText(None, reply.reason or "no reply") if reply.text is None else spoken(reply.text)
 
 
 class Backend(Protocol):

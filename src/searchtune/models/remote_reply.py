@@ -11,7 +11,7 @@ import numpy as np
 
 from searchtune.models.backends import Source
 from searchtune.prompts.replies import MIN_LABEL_SHARE, parse_label
-from searchtune.prompts.reply_text import Said, spoken
+from searchtune.prompts.reply_text import ReplyText, spoken
 from searchtune.types import FloatArray64
 
 _BLANK = " \t\r\n\u2581\u0120\u010a"
@@ -37,17 +37,17 @@ class ReadRow(NamedTuple):
     source: Source | None = None
 
 
-def read_text(choice: Mapping[str, Any]) -> Said:
+def read_text(choice: Mapping[str, Any]) -> ReplyText:
     """The text of a reply that came to its own end, without its reasoning; or why there is none."""
     if (ended := _ended(choice)) is not None:
-        return Said(None, ended)
+        return ReplyText(None, ended)
     if _finish(choice) in _CUT:
-        return Said(None, "the reply was cut off: it is longer than it may be")
+        return ReplyText(None, "the reply was cut off: it is longer than it may be")
     text = _message(choice).get("content")
     if not isinstance(text, str):
-        return Said(None, "the reply is nothing but reasoning" if _thoughts(choice) else "the answer has no text")
+        return ReplyText(None, "the reply is nothing but reasoning" if _thoughts(choice) else "the answer has no text")
     said = spoken(text)
-    return Said(None, "the reply is nothing but reasoning") if said.text is None and _thoughts(choice) else said
+    return ReplyText(None, "the reply is nothing but reasoning") if said.text is None and _thoughts(choice) else said
 
 
 def read_label(choice: Mapping[str, Any], labels: Sequence[str]) -> ReadRow:

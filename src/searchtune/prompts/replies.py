@@ -122,7 +122,7 @@ class _Scale:
         return self.written(value) in self.labels
 
 
-class _Found(NamedTuple):
+class _Candidate(NamedTuple):
     """A value that stands where a label may; None for one of unclear meaning."""
 
     value: str | None
@@ -154,12 +154,12 @@ def _cut_objects(text: str) -> tuple[list[Any], str]:
     return objects, rest + text[place:]
 
 
-def _in_json(objects: list[Any], scale: _Scale) -> list[_Found]:
+def _in_json(objects: list[Any], scale: _Scale) -> list[_Candidate]:
     """The values of keys that hold a grade."""
     found = []
     for words, value in (pair for one in objects for pair in _pairs(one)):
         said = _inner(value, scale).value if isinstance(value, str) else None
-        found.append(_Found(said or _plain_value(value), words[0] in ("final", "overall")))
+        found.append(_Candidate(said or _plain_value(value), words[0] in ("final", "overall")))
     return found
 
 
@@ -183,34 +183,34 @@ def _plain_value(value: Any) -> str | None:
     return _number(str(value).strip().casefold()) if isinstance(value, int | float | str) else None
 
 
-def _marked(text: str, scale: _Scale) -> list[_Found]:
+def _marked(text: str, scale: _Scale) -> list[_Candidate]:
     """The values behind words such as `grade:`, in tags of such names, and in boxes."""
     found = []
     for mark in _MARKED.finditer(text):
         if value := _value(mark, scale):
-            found.append(_Found(value[0], bool(mark["final"])))
+            found.append(_Candidate(value[0], bool(mark["final"])))
     for mark in _TAG.finditer(text):
         inner = _inner(mark["value"], scale)
         found.append(inner._replace(final=bool(mark["final"]) or mark["tag"].casefold() == "answer"))
     return [*found, *(_inner(mark["value"], scale)._replace(final=True) for mark in _BOXED.finditer(text))]
 
 
-def _inner(text: str, scale: _Scale) -> _Found:
+def _inner(text: str, scale: _Scale) -> _Candidate:
     """What stands in a tag or a box: a value alone, or something unclear."""
     alone = _FIRST.match(text.strip())
     value = _value(alone, scale) if alone else None
-    return _Found(None if value is None else value[0])
+    return _Candidate(None if value is None else value[0])
 
 
-def _alone(text: str, scale: _Scale, *, whole: bool) -> list[_Found]:
+def _alone(text: str, scale: _Scale, *, whole: bool) -> list[_Candidate]:
     """The label that begins the reply, and the one that is its last line; only those that are a line if `whole`."""
     lines = [line for line in text.splitlines() if line.strip()]
-    found: list[_Found] = []
+    found: list[_Candidate] = []
     for place in (0, -1) if len(lines) > 1 else (0,):
         line = lines[place]
         match = _FIRST.fullmatch(line.rstrip(" *_`\"')].!")) if whole or place else _FIRST.match(line)
         if match and (value := _value(match, scale)):
-            found.append(_Found(value[0]))
+            found.append(_Candidate(value[0]))
     return found
 
 

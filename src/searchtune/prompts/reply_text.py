@@ -28,14 +28,14 @@ _CONTROL_TOKENS = re.compile(
 )
 
 
-class Said(NamedTuple):
+class ReplyText(NamedTuple):
     """The part of a reply that is meant for the reader, or why there is none: one of the two is None."""
 
     text: str | None
     reason: str | None
 
 
-def spoken(text: str) -> Said:
+def spoken(text: str) -> ReplyText:
     """A reply without its reasoning: parts in `<think>` and the like, and all channels but the last.
 
     Reasoning whose beginning the chat template wrote ends with its closing tag. A reply that ends within its reasoning,
@@ -48,7 +48,7 @@ def spoken(text: str) -> Said:
     """
     finals = list(_FINAL.finditer(text))
     if not finals and _CHANNEL.search(text):
-        return Said(None, "the reply ends within its reasoning")
+        return ReplyText(None, "the reply ends within its reasoning")
     rest = text[finals[-1].end() :] if finals else text
     thought = bool(finals)
     while (shorter := _THOUGHT.sub(" ", rest)) != rest:
@@ -57,8 +57,8 @@ def spoken(text: str) -> Said:
     if closings:
         rest, thought = rest[closings[-1].end() :], True
     if _OPENED.search(rest):
-        return Said(None, "the reply ends within its reasoning")
+        return ReplyText(None, "the reply ends within its reasoning")
     rest = _CONTROL_TOKENS.sub(" ", rest) if "<|" in rest else rest
     if not rest.strip():
-        return Said(None, "the reply is nothing but reasoning" if thought else "empty reply")
-    return Said(rest.strip(), None)
+        return ReplyText(None, "the reply is nothing but reasoning" if thought else "empty reply")
+    return ReplyText(rest.strip(), None)

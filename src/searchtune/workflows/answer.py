@@ -32,7 +32,7 @@ from searchtune.types import FloatArray64
 from searchtune.workflows.adapter import Verification
 from searchtune.workflows.answer_finish import TrainedAnswerer, write_answerer
 from searchtune.workflows.answer_sets import AnswerPart, mixed_parts, open_answer_data
-from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.fitting import CutTexts, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.training_set import Leaks
@@ -122,7 +122,7 @@ def _trained(recipe: AnswerRecipe, run: TrainingRun, leaks: Leaks) -> AnswerResu
 def _train(recipe: AnswerRecipe, run: TrainingRun, model: CausalLM, train: AnswerPart, dev: AnswerPart) -> TrainLog:
     labelled, written = train.labelled(), train.written()
     store = example_store(model.tokenizer, [*labelled, *written], recipe.max_tokens).chosen
-    cut = Cut(store.tokens.truncated, len(store.prompts), "prompts")
+    cut = CutTexts(store.tokens.truncated, len(store.prompts), "prompts")
     tell_cut(run.progress, cut, "max_tokens", recipe.max_tokens)
     weights = np.repeat(np.array([recipe.label_weight, 1.0], np.float32), [len(labelled), len(written)])
     objective = CompletionWriting(

@@ -31,7 +31,7 @@ from searchtune.workflows.bank import CACHE, Bank, build_bank
 from searchtune.workflows.costs import encoding_times
 from searchtune.workflows.dev import build_dev_pool, some_queries
 from searchtune.workflows.finish import Trained, write_adapter
-from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.fitting import CutTexts, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.measure import Subject, Vectors, measure
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import command, hardware, now, spec_sha256, versions
@@ -171,7 +171,7 @@ def _open_workshop(
     progress.stage("reading the texts" + (", caching the frozen layers' states" if recipe.frozen_prefix else ""))
     bank = build_bank(training.collection, encoder, recipe, run.out, positives=training.relevant)
     if bank.truncated:
-        texts = Cut(bank.truncated, bank.queries + bank.documents, "texts")
+        texts = CutTexts(bank.truncated, bank.queries + bank.documents, "texts")
         tell_cut(progress, texts, "max_tokens", recipe.max_tokens, layout.max_positions)
     return _Workshop(recipe, run, training, root, encoder, adapter, bank)
 

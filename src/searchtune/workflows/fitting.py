@@ -46,7 +46,7 @@ class DevWatch:
         return self.queries >= self.min_queries
 
 
-class Cut(NamedTuple):
+class CutTexts(NamedTuple):
     """How many of some texts lose their ends."""
 
     cut: int
@@ -54,7 +54,7 @@ class Cut(NamedTuple):
     what: str
 
 
-def tell_cut(progress: Progress, texts: Cut, key: str, limit: int, most: int | None = None) -> None:
+def tell_cut(progress: Progress, texts: CutTexts, key: str, limit: int, most: int | None = None) -> None:
     """Say how many texts are cut at `limit` tokens, and what to set; a warning from a twentieth on.
 
     `most` is how many tokens the base can read at all; None where it is not known.

@@ -29,7 +29,7 @@ from searchtune.training.fit import TrainLog
 from searchtune.training.labels import LabelExamples, LabelReading
 from searchtune.training.query_likelihood import LikelihoodExamples, QueryLikelihood
 from searchtune.types import FloatArray64
-from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.fitting import CutTexts, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.run_folder import TrainingRun
 
 
@@ -72,7 +72,9 @@ def fit_judge(recipe: JudgeRecipe, run: TrainingRun, model: CausalLM, data: Judg
     train, dev, rubric = data
     make = _likelihood_objective if recipe.style == "likelihood" else _label_objective
     objective, truncated = make(recipe, model, train, rubric)
-    tell_cut(run.progress, Cut(truncated, len(train.examples), "training passages"), "max_tokens", recipe.max_tokens)
+    tell_cut(
+        run.progress, CutTexts(truncated, len(train.examples), "training passages"), "max_tokens", recipe.max_tokens
+    )
     watch = DevWatch(
         lambda: dev_figures(read_split(model, recipe, dev, rubric), dev.pairs, rubric.min_grade),
         recipe.dev.metric,

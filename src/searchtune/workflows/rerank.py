@@ -26,7 +26,7 @@ from searchtune.training.fit import TrainLog
 from searchtune.training.ranking import GroupRanking
 from searchtune.types import Collection
 from searchtune.workflows.first_stage import FirstStage
-from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.fitting import CutTexts, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.rerank_dev import DevRankings, Fitted, dev_rankings, fit_on_dev
 from searchtune.workflows.rerank_finish import TrainedReranker, write_reranker
@@ -221,7 +221,7 @@ def _teacher(file: str, collection: Collection) -> PairScores:
 def _note_lengths(shop: _Workshop, sampler: GroupSampler) -> None:
     groups = sampler.epoch(0)
     cut = shop.store.truncated(groups.row_queries, groups.docs)
-    texts = Cut(cut, len(groups.docs), "training pairs")
+    texts = CutTexts(cut, len(groups.docs), "training pairs")
     most = getattr(shop.reranker.backbone.config, "max_position_embeddings", None)
     tell_cut(shop.progress, texts, "max_tokens", shop.recipe.max_tokens, most)
 

@@ -29,7 +29,7 @@ from searchtune.storage.output import OutputPolicy
 from searchtune.training.fit import TrainLog
 from searchtune.training.generation import CompletionWriting
 from searchtune.workflows.adapter import Verification
-from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.fitting import CutTexts, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.open_rewriter import open_rewriter
 from searchtune.workflows.progress import SILENT, Progress, figures_in_words
 from searchtune.workflows.provenance import spec_sha256
@@ -209,7 +209,7 @@ def _train(
         f"{left_out:,} of {len(examples):,} training prompts leave out some of the history; "
         f"{int(store.tokens.lengths.sum()):,} tokens in one epoch"
     )
-    tell_cut(progress, Cut(store.tokens.truncated, len(examples), "prompts"), "max_tokens", recipe.max_tokens)
+    tell_cut(progress, CutTexts(store.tokens.truncated, len(examples), "prompts"), "max_tokens", recipe.max_tokens)
     objective = CompletionWriting(
         model,
         store,

@@ -39,7 +39,7 @@ from searchtune.training.fit import TrainLog
 from searchtune.training.generation import CompletionWriting
 from searchtune.training.preference import PairPreference, PreferenceOptions, pair_texts, reference_logprobs
 from searchtune.types import FloatArray, Turn
-from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.fitting import CutTexts, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.rewrite_reward import (
     CandidateSource,
@@ -258,7 +258,7 @@ class _Trainer:
 
     def _store(self, examples: list[ChatExample]) -> ExampleStore:
         store = example_store(self.model.tokenizer, examples, self.recipe.max_tokens)
-        cut = Cut(store.chosen.tokens.truncated, len(examples), "prompts")
+        cut = CutTexts(store.chosen.tokens.truncated, len(examples), "prompts")
         tell_cut(self.run.progress, cut, "max_tokens", self.recipe.max_tokens)
         return store
 

@@ -13,7 +13,7 @@ from searchtune.specs.rerank import RerankRecipe
 from searchtune.specs.rewrite import RewriteRecipe
 from searchtune.specs.suite import SuiteSpec
 from searchtune.storage.output import is_finished
-from searchtune.workflows.fitting import Cut, DevWatch, fit_watched, tell_cut
+from searchtune.workflows.fitting import CutTexts, DevWatch, fit_watched, tell_cut
 from searchtune.workflows.progress import Progress, WarningRecord
 from searchtune.workflows.run_folder import TrainingRun, training_run
 from searchtune.workflows.sources import NamedModel, check_sources, models_of
@@ -114,7 +114,7 @@ def test_a_figure_that_is_not_known_is_no_rival(tmp_path):
 def test_cut_texts_say_what_to_set(cut, most, warned, words):
     told = Told()
     record = WarningRecord(told)
-    tell_cut(record, Cut(cut, 100, "texts"), "max_tokens", 128, most)
+    tell_cut(record, CutTexts(cut, 100, "texts"), "max_tokens", 128, most)
     assert bool(record.warnings) == warned
     assert len(told.notes) == 1
     assert re.search(words, told.notes[0])

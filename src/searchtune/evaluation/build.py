@@ -104,13 +104,11 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         "seen": {} if seen is None else _keep(values, seen),
         "residual": _score(evidence.residual[1], evidence.residual[0], evidence) if evidence.residual else {},
     }
-
     headline = evidence.headline
+    tests: dict[str, Any] = {"pairs": evidence.compared, "seed": seed, "rounds": rounds}
 
     def part(of: Values) -> Slice:
-        found = figures(
-            of, systems=evidence.runs, pairs=evidence.compared, metrics=evidence.metrics, seed=seed, rounds=rounds
-        )
+        found = figures(of, systems=evidence.runs, metrics=evidence.metrics, **tests)
         return found.model_copy(update={"headline_metric": headline})
 
     overall = part(values)
@@ -138,10 +136,8 @@ def build_report(evidence: Evidence, *, seed: int = 13, rounds: int = ROUNDS) ->
         breakdown=figures_of_bins(
             {kind: {name: _keep(values, inside) for name, inside in bins.items()} for kind, bins in kinds.items()},
             systems=list(evidence.runs),
-            pairs=evidence.compared,
             metric=headline,
-            seed=seed,
-            rounds=rounds,
+            **tests,
         ),
         recall_curve={name: recall_curve(run, qrels, collection.min_grade) for name, run in evidence.runs.items()},
         precision_curve={

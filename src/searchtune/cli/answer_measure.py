@@ -64,6 +64,7 @@ def measure(
     from searchtune.workflows.answer_measure import CONDITIONS, PAGE_FILE, MeasurePlan
     from searchtune.workflows.open_judge import open_judge
 
+    systems = open_with_base(answerer, base=base, max_new_tokens=max_new_tokens)
     source = _source(questions, form, task, split) or kept_questions(user_path(answerer))
     if max_questions is not None:
         source = source.model_copy(update={"max_examples": max_questions})
@@ -73,7 +74,6 @@ def measure(
         canaries=canaries,
         window=8,
     )
-    systems = open_with_base(answerer, base=base, max_new_tokens=max_new_tokens)
     with RichProgress() as progress:
         report = compare_answerers(
             systems,

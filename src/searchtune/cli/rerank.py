@@ -97,9 +97,11 @@ def score(
 ) -> None:
     """Score pairs, or rerank a TREC run."""
     from searchtune.cli.progress import RichProgress
+    from searchtune.storage.output import output_file
     from searchtune.workflows.open_reranker import open_reranker
     from searchtune.workflows.rerank_score import score_pairs, score_run, write_pairs
 
+    out = None if out is None else output_file(out)
     opened = open_reranker(reranker, base=base)
     if task is not None:
         from searchtune.retrieval.cache import EmbeddingCache

@@ -69,25 +69,25 @@ def run(
     """
     from searchtune.cli.progress import RichProgress
     from searchtune.storage.lock import sole_writer
+    from searchtune.storage.output import output_file
     from searchtune.workflows.rewrite_run import rewrite_all, rewrite_lines, write_rewrites
 
     _check_place(endpoint, base=base, quantise=quantise, key_variable=key_variable, max_tokens=max_tokens)
-    ids, asked = _asked(turns, task, split, max_queries=max_queries, history=history)
+    out = None if out is None else output_file(out)
     opened = _opened(
         rewriter, style, base=base, quantise=quantise, endpoint=endpoint, key_variable=key_variable, budget=max_tokens
     )
     if max_new_tokens is not None:
         opened = replace(opened, max_new_tokens=max_new_tokens)
-    journal = None if out is None else out.with_name(f"{out.name}.journal.jsonl")
+    ids, asked = _asked(turns, task, split, max_queries=max_queries, history=history)
     with RichProgress() as progress, nullcontext() if out is None else sole_writer(out):
-        done = rewrite_all(opened, asked, journal, progress=progress)
+        done = rewrite_all(opened, asked, out and out.with_name(f"{out.name}.journal.jsonl"), progress=progress)
         progress.note(
             f"{len(asked):,} turns ({done.fresh:,} rewritten now), {done.tokens_per_turn:.0f} tokens and "
             f"{done.milliseconds_per_turn:.0f} ms each"
         )
     if out is None:
-        for line in rewrite_lines(ids, asked, done.queries):
-            typer.echo(line, nl=False)
+        typer.echo("".join(rewrite_lines(ids, asked, done.queries)), nl=False)
         return
     write_rewrites(out, ids, asked, done.queries)
     typer.echo(f"{len(ids):,} queries -> {out}")

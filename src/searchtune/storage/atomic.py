@@ -117,6 +117,8 @@ def remove_folder(path: Path) -> None:
 
 def temporary_beside(path: Path) -> Path:
     """A fresh temporary name in the folder of `path`, which tells the process and the machine that use it."""
+    if not path.name:
+        raise StorageError(f"{path}: a folder, where the name of what is to be written belongs; add one")
     return path.with_name(f".{path.name}.tmp-{os.getpid()}-{_HOST}-{secrets.token_hex(4)}")
 
 

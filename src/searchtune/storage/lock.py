@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from searchtune.reading import user_path
 INNER_LOCK = ".searchtune.lock"
 """Its name inside a folder."""
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_ATTEMPTS = 100
+"""To make the file where the system says that its folder is not there; `/proc` and links to nothing say so for ever."""
 _HELD: dict[Path, int] = {}
 """Lock file -> the thread of this process that holds it."""
 
@@ -37,6 +40,8 @@ _HELD: dict[Path, int] = {}
 def lock_file(folder: Path) -> Path:
     """Where the lock of an output folder (or file) lies."""
     folder = user_path(folder).resolve()
+    if not folder.name:  # the root has nothing beside it
+        return folder / INNER_LOCK
     if folder.is_dir() and not os.access(folder.parent, os.W_OK | os.X_OK):
         return folder / INNER_LOCK
     return folder.with_name(f".{folder.name}.lock")
@@ -73,13 +78,13 @@ def sole_writer(folder: Path) -> Iterator[bool]:
 
 def _taken(file: Path, folder: Path) -> int:
     """An open handle with the lock on it and this process's name in it."""
-    while True:
+    for attempt in count():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # whoever had made the parent folder has just removed it
-            continue
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and attempt < _ATTEMPTS:
+                continue  # whoever had made the parent folder has just removed it
             raise StorageError(
                 f"{file}: cannot be written ({error.strerror}), and it keeps two processes from writing {folder} at "
                 "once; choose another --out or change the permissions of its parent folder"
@@ -93,6 +98,7 @@ def _taken(file: Path, folder: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)  # its holder ended and removed it between the two calls: the next one makes it anew
+    raise AssertionError("unreachable")
 
 
 def _lock(handle: int, folder: Path) -> None:

@@ -73,6 +73,18 @@ def check_output(path: Path, policy: OutputPolicy = "fail") -> Path:
     return folder
 
 
+def output_file(path: Path | str) -> Path:
+    """Where a command is to write a file; looked at before the work, so that none is done for a place that cannot be.
+
+    Raises:
+        OutputExistsError: it is a folder.
+    """
+    file = user_path(path)
+    if not file.name or file.is_dir():
+        raise OutputExistsError(f"{path} is a folder, and the output is a file: name one in it")
+    return file
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the command that wrote into an output folder came to its end."""
     return (folder / MARKER_FILE).is_file() or bool(_record(folder).get("finished"))

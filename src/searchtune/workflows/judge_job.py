@@ -181,10 +181,14 @@ def merge_jobs(folders: Sequence[Path | str], out: Path | str, *, max_unreadable
 
     Raises:
         ConfigError: the shards are of different jobs.
-        OutputExistsError: `out` holds a journal.
+        OutputExistsError, OutputBusyError: `out` holds a journal, or another process writes there.
     """
     out = user_path(out)
-    jobs = [open_job(folder) for folder in folders]
+    with sole_writer(out):
+        return _merge_jobs([open_job(folder) for folder in folders], out, max_unreadable)
+
+
+def _merge_jobs(jobs: Sequence[Job], out: Path, max_unreadable: float) -> Job:
     for job in jobs[1:]:
         for what in ("calibration", "fingerprint", "canaries_version"):
             if job.facts[what] != jobs[0].facts[what]:

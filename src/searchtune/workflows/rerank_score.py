@@ -22,6 +22,7 @@ from searchtune.reading import STDIN, user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.specs.card import RerankerCard
 from searchtune.storage.atomic import atomic_write
+from searchtune.storage.output import output_file
 from searchtune.types import NO_DOC, Collection, IntArray, Run, document_text
 from searchtune.workflows.open_reranker import OpenReranker, exit_of
 from searchtune.workflows.progress import SILENT, Progress, WarningRecord
@@ -67,6 +68,7 @@ def score_run(
         DataError: the run names queries or documents that the collection lacks.
         ConfigError: an early exit that the card does not have.
     """
+    out = output_file(out)
     collection = open_collection(load_task(task))
     named = read_trec_run(user_path(run_file))
     run = _in_collection(named, collection, str(run_file))
@@ -81,7 +83,7 @@ def score_run(
         exit_of(opened) if early_exit else None,
     )
     reranked = ranker.rank(Request(run.queries, run.depth), {_GIVEN: run})
-    write_trec_run(user_path(out), NamedRun(named.tag, collection.query_ids, collection.doc_ids, reranked))
+    write_trec_run(out, NamedRun(named.tag, collection.query_ids, collection.doc_ids, reranked))
     _tell_cuts(opened, scorer.cuts, "pairs scored now", progress)
     pairs = round(float(ranker.cost["pairs_per_query"]) * len(run.queries))
     cost = ranker.cost.get("rerank_ms_per_query")
@@ -132,7 +134,7 @@ def _tell_cuts(opened: OpenReranker, cuts: CutCount, what: str, progress: Progre
 def write_pairs(rows: Iterable[dict[str, Any]], out: Path | str) -> int:
     """Write rows as JSONL, whole or not at all; returns how many."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    with atomic_write(user_path(out)) as file:
+    with atomic_write(output_file(out)) as file:
         file.write("".join(lines).encode("utf-8"))
     return len(lines)
 

@@ -14,6 +14,7 @@ from searchtune.reading import STDIN, user_path
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.dense import DenseIndex
 from searchtune.storage.atomic import atomic_write
+from searchtune.storage.output import output_file
 from searchtune.types import document_text
 from searchtune.workflows.encode import encode_texts, open_adapter
 from searchtune.workflows.progress import SILENT, Progress
@@ -50,7 +51,7 @@ def encode_file(
         ConfigError: a size that the adapter was not trained for.
         DataError: see `read_texts`.
     """
-    out, source = user_path(out), Path(texts) if str(texts) == STDIN else user_path(texts, DataError)
+    out, source = output_file(out), Path(texts) if str(texts) == STDIN else user_path(texts, DataError)
     found = read_rows(source)
     encoder = open_adapter(folder, base=base, dimensions=dimensions)
     side = encoder.queries if queries else encoder.documents

@@ -265,6 +265,12 @@ def test_no_reply_is_neither_rewrite_nor_answer(run, server, answer, words):
     assert len(server.requests) == asked == 8, "what would come again is not asked again"
 
 
+def test_a_folder_where_rewrites_go_is_told_before_anything_is_asked(run, server):
+    Path("out.jsonl").mkdir()
+    done = run("rewrite")
+    assert done.exit_code == 2 and "out.jsonl is a folder" in told(done) and not server.requests
+
+
 def test_room_for_replies_is_an_option(run, server):
     server.script = lambda request, number: reply("2", **first_token(**{"2": 0.9}))
     for command in ("judge", "rewrite", "answer"):

@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from searchtune.errors import OutputBusyError, OutputExistsError
+from searchtune.errors import OutputBusyError, OutputExistsError, StorageError
 from searchtune.storage import lock
 from searchtune.storage.lock import INNER_LOCK, lock_file, sole_writer
 from searchtune.storage.output import RUN_FILE, is_finished, output_folder, prepare_output
@@ -143,3 +144,10 @@ def test_a_run_that_came_to_its_end_is_called_finished(tmp_path):
     assert "--resume" not in str(refused.value)
     prepare_output(tmp_path / "run", "resume")
     assert not is_finished(tmp_path / "run"), "it is under way again"
+
+
+def test_a_place_where_no_lock_can_be_made_is_told(tmp_path):
+    (tmp_path / ".run.lock").symlink_to(tmp_path / "nowhere" / "lock")
+    with pytest.raises(StorageError, match="cannot be written"), sole_writer(tmp_path / "run"):
+        pass
+    assert lock_file(Path("/")) == Path("/") / INNER_LOCK

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from searchtune.errors import OutputExistsError, StorageError
-from searchtune.storage.atomic import new_folder
-from searchtune.storage.output import RUN_FILE, prepare_output
+from searchtune.storage.atomic import new_folder, write_text
+from searchtune.storage.output import RUN_FILE, output_file, prepare_output
 
 POLICIES = ["fail", "overwrite", "resume"]
 
@@ -91,3 +91,14 @@ def test_not_writable(tmp_path, monkeypatch):
     monkeypatch.setattr("searchtune.storage.output.os.access", lambda *_: False)
     with pytest.raises(StorageError, match="is not writable for this user"):
         prepare_output(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_folder_where_a_file_is_written_is_refused_at_once(tmp_path, name):
+    place = Path(name) if name else tmp_path
+    with pytest.raises(OutputExistsError, match="is a folder, and the output is a file"):
+        output_file(place)
+    if name:
+        with pytest.raises(StorageError, match="a folder, where the name"):
+            write_text(place, "x")
+    assert output_file(tmp_path / "new.txt") == tmp_path / "new.txt"

@@ -98,6 +98,11 @@ def search_words(text: str) -> list[str]:
     return found
 
 
+def has_search_word(text: str) -> bool:
+    """Whether `search_words` finds any."""
+    return bool(search_words(text)) if _needs_care(text) else _PLAIN_LONG.search(text) is not None
+
+
 def count_words(text: str) -> int:
     """How long a text is: parts between white space, and in scripts without spaces characters."""
     return len(find_words(text)) if has_unspaced(text) else len(text.split())

@@ -15,7 +15,7 @@ from searchtune.metrics.answer_support import word_support
 from searchtune.metrics.text_overlap import rouge_l, token_f1
 from searchtune.retrieval.bm25 import BM25Index
 from searchtune.types import NO_DOC
-from searchtune.words import count_words, find_terms, find_words, search_words
+from searchtune.words import count_words, find_terms, find_words, has_search_word, search_words
 
 HAN = "数据检索𠀀𠀁猫"
 PLAIN = ["Don't stop: life-quality of 3.5 µg_x!", "Müller’s “naïve” Œuvre — Ἀθήνα", "ПРИВЕТ мир", "", "?!", "α-β ½ x²"]
@@ -115,3 +115,21 @@ def test_marks_that_end_a_sentence_without_a_space():
         ("空も青い。", ()),
     ]
     assert sentences("水は青い。空も青い。") == ["水は青い。", "空も青い。"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a b _",
+        "a bc",
+        "...",
+        "\u0928\u092e\u0938\u094d\u0924\u0947",
+        "\u6570",
+        "\u00e9t\u00e9",
+        "\u0915\u0940",
+        "I \u2026",
+    ],
+)
+def test_whether_there_is_a_word_is_what_the_words_say(text):
+    assert has_search_word(text) == bool(search_words(text))

@@ -13,7 +13,7 @@ from searchtune.data.leakage import find_leaks
 from searchtune.data.near import NEAR_THRESHOLD, near_groups, shingles
 from searchtune.data.problems import Problem, Severity
 from searchtune.types import Collection
-from searchtune.words import search_words
+from searchtune.words import has_search_word
 
 FEW_QUERIES = 10
 """Below so many judged queries a split can choose nothing and show little."""
@@ -69,9 +69,13 @@ def _self_matches(c: Collection) -> list[Problem]:
 
 
 def _same_text(c: Collection, query: int, doc: int) -> bool:
-    asked = shingles(c.query_texts[query])
-    both = (shingles(c.texts[doc]), shingles(c.documents[doc]))
-    return any(len(asked & own) >= NEAR_THRESHOLD * max(1, len(asked | own)) for own in both)
+    """Whether a document's text, with or without its title, is the query's; of other lengths it is not looked at, since
+    where ids are mere numbers (MS MARCO) every query has a namesake.
+    """
+    text = c.query_texts[query]
+    near = [own for own in (c.texts[doc], c.documents[doc]) if len(text) <= 2 * len(own) and len(own) <= 2 * len(text)]
+    asked = shingles(text) if near else frozenset()
+    return any(len(asked & own) >= NEAR_THRESHOLD * max(1, len(asked | own)) for own in map(shingles, near))
 
 
 def _wordless(c: Collection) -> list[Problem]:
@@ -81,7 +85,7 @@ def _wordless(c: Collection) -> list[Problem]:
         ("corpus.jsonl", "documents", c.doc_ids, c.documents),
         ("queries.jsonl", "queries", c.query_ids, c.query_texts),
     ):
-        empty = [i for i, text in enumerate(texts) if not search_words(text) and text.strip()]
+        empty = [i for i, text in enumerate(texts) if not has_search_word(text) and text.strip()]
         if len(empty) > _WORDLESS * len(texts):
             example = ids[empty[0]]
             message = (

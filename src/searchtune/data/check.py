@@ -88,7 +88,7 @@ def scan(folder: Path, *, queries_file: str = "queries.jsonl", qrels_folder: str
     for path in _label_files(folder, qrels_folder, findings):
         name = path.relative_to(folder).as_posix()
         labels = read_labels(path, name, findings, docs=doc_index, queries=query_index)
-        split = path.name.partition(".")[0] if path.parent != folder else "test"
+        split = _split_of(path)
         if split in qrels:
             message = f"a second file of split {split!r}"
             findings.add(Problem(name, 0, "split-twice", split, message, "keep one of the files"))
@@ -136,6 +136,12 @@ def _label_files(folder: Path, qrels_folder: str, findings: Findings) -> list[Pa
         remedy = "add at least one file of labels, such as qrels/test.tsv"
         findings.add(Problem(qrels_folder, 0, "missing-file", qrels_folder, message, remedy))
     return paths
+
+
+def _split_of(path: Path) -> str:
+    """The split of a file of labels: its name without the endings, `test` for those that stand beside the corpus."""
+    name = path.name.removesuffix(".gz")
+    return "test" if name in _BESIDE else name.rpartition(".")[0]
 
 
 def _note_hopeless(name: str, labels: Qrels, findings: Findings) -> None:

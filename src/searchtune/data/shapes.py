@@ -93,10 +93,13 @@ def _columns(path: Path) -> list[str]:
     """The fields of a table's first row; none where they cannot be told."""
     with opened(path, ConfigError) as file:
         start = file.read(_FIRST).decode("utf-8-sig", errors="replace")
-    line = start.partition("\n")[0].rstrip("\r")
+    line = start.partition("\n")[0].partition("\r")[0]
     end = next(end for end in _ends(path) if end in _TABLES)
     if end in (".csv", ".tsv"):
-        return next(csv.reader([line], delimiter="\t" if end == ".tsv" else ","), [])
+        try:
+            return next(csv.reader([line], delimiter="\t" if end == ".tsv" else ","), [])
+        except csv.Error:
+            return []
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

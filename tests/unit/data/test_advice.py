@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from searchtune.cli.data import app
+from searchtune.data import advice
 from searchtune.data.advice import advise, rules
 from searchtune.data.beir import write_beir
 from searchtune.data.collection import build_collection
@@ -99,3 +100,10 @@ def test_all_splits_that_leak_are_named_at_once_with_the_remedy(leaky):
     assert "--leaks allow" in str(caught.value)
     assert "data check FOLDER --json" in str(caught.value)
     assert len(caught.value.problems) == 3
+
+
+def test_namesakes_of_other_lengths_are_not_taken_apart(monkeypatch):
+    documents = {str(i): f"{text} " * 20 for i, text in enumerate(ANIMALS)}
+    queries = {str(i): text for i, text in enumerate(ANIMALS)}
+    monkeypatch.setattr(advice, "shingles", pytest.fail)
+    assert rules(collection(documents, queries, {"test": [("0", "1", 1)]})) == []

@@ -269,3 +269,11 @@ def test_every_command_that_measures_or_trains_takes_the_policy(command, make, m
     for arguments in ([], ["--on-problem", "skip"], []):
         CliRunner().invoke(module.app, [verb, "x", *arguments])
     assert seen == ["fail", "skip", "fail"]
+
+
+def test_splits_are_named_by_their_files_wherever_these_lie(make):
+    folder = make({"qrels/test.v2.tsv": TEST})
+    assert set(read_beir(folder).qrels) == {"train", "test", "test.v2"}
+    for name in ("train", "test"):
+        (folder / "qrels" / f"{name}.tsv").rename(folder / f"{name}.tsv")
+    assert set(read_beir(folder, qrels_folder=".").qrels) == {"train", "test"}

@@ -55,3 +55,10 @@ def test_a_folder_around_a_collection_names_it(tmp_path):
     (inner / "corpus.jsonl").write_text("{}")
     with pytest.raises(ConfigError, match=r"but .*scifact is one: name that"):
         check_folder(tmp_path)
+
+
+def test_a_table_with_the_line_ends_of_old_macs_is_named(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_bytes(b"query,positive\ra,b\rc,d\r")
+    with pytest.raises(ConfigError, match="fields query, positive"):
+        check_folder(file)

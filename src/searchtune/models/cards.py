@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from searchtune.errors import ArtifactError
 from searchtune.models.opening import check_adapter
 from searchtune.models.sources import chat_template_sha256, tokenizer_sha256, weights_sha256
-from searchtune.reading import read_array, read_json_object, shown, user_path
+from searchtune.reading import read_array, read_json, read_json_object, shown, user_path
 from searchtune.specs.card import CARD_FILE, AdapterCard, Card, ChatProbe, LlmCard, PairProbe, RerankerCard
 from searchtune.storage.atomic import write_json
 from searchtune.storage.marker import check_complete
@@ -75,6 +75,21 @@ def read_llm_card(folder: Path) -> LlmCard:
     if not isinstance(card, LlmCard):
         raise ArtifactError(f"{folder}: an adapter of kind {card.kind!r}, and a language model's is needed here")
     return card
+
+
+def train_positives(folder: Path) -> list[str] | None:
+    """Ids of the documents that an adapter's training saw as positives; None where the folder does not tell.
+
+    Raises:
+        ArtifactError: the file that tells is no list of ids.
+    """
+    file = folder / "train_positives.json"
+    if not file.is_file():
+        return None
+    ids = read_json(file, ArtifactError)
+    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+        raise ArtifactError(f"{shown(file)}: no list of document ids; copy the adapter again from where it came")
+    return ids
 
 
 def check_base(card: Card, base: Path) -> None:

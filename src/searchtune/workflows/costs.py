@@ -70,7 +70,7 @@ def own_times(ranker: Ranker, sample: Request, earlier: Runs) -> FloatArray64:
         return _reranking(ranker, earlier[ranker.of])
     if isinstance(ranker, RewriteRanker):
         spent = np.full(REPEATS, float(ranker.cost["rewrite_ms_per_query"]))
-        inner, _ = rank_all(ranker.inner, ranker.rewritten.collection, sample) if ranker.inner else ({}, {})
+        inner = rank_all(ranker.inner, ranker.rewritten.collection, sample)
         return spent + sum((own_times(part, sample, inner) for part in ranker.inner.values()), np.zeros(REPEATS))
 
     def search(count: int) -> None:

@@ -17,7 +17,8 @@ from searchtune.errors import ConfigError, DataError, did_you_mean
 from searchtune.evaluation import Evidence, Report, build_report, read_report, write_report
 from searchtune.evaluation.page import write_page
 from searchtune.metrics.ranking import score
-from searchtune.reading import read_json, read_json_object, user_path
+from searchtune.models.cards import train_positives
+from searchtune.reading import read_json_object, user_path
 from searchtune.retrieval.approximation import loss_against_exact
 from searchtune.retrieval.cache import EmbeddingCache
 from searchtune.retrieval.exact import ExactIndex
@@ -194,7 +195,7 @@ class _Bench:
         suite, collection = self.suite, self.collection
         self.progress.stage(f"{collection.name}: ranking")
         qrels = self._folded(collection.qrels[suite.split])
-        runs, _ = self._runs(qrels, None)
+        runs = self._runs(qrels, None)
         costs = costs_of(self.rankers, runs, Request(qrels.queries, suite.depth))
         for name, ranker in self.rankers.items():
             if isinstance(ranker, RewriteRanker):
@@ -326,12 +327,11 @@ class _Bench:
 
     def _note_training(self, name: str, model: str) -> None:
         """Remember which documents of this collection an adapter was trained on."""
-        file = adapter_folder(model) / "train_positives.json"
-        if file.is_file():
+        known = train_positives(adapter_folder(model))
+        if known is not None:
             self.tuned.append(name)
             places = self.collection.doc_index
-            ids = read_json(file, DataError)
-            self.trained_on.update(places[doc] for doc in ids if isinstance(doc, str) and doc in places)
+            self.trained_on.update(places[doc] for doc in known if doc in places)
 
     def _fusion(self, system: FusionSystem) -> dict[str, Any]:
         """How to fuse: as the suite says, or as fits dev best."""
@@ -341,7 +341,7 @@ class _Bench:
         if DEV not in self.collection.qrels:
             raise DataError(f"{self.collection.name} has no dev split to fit fusion weights on; give them as numbers")
         dev = self._folded(self.collection.qrels[DEV])
-        runs, _ = self._runs(dev, None)
+        runs = self._runs(dev, None)
         tuned = tune_weights(
             [runs[part] for part in system.of],
             dev,
@@ -357,12 +357,12 @@ class _Bench:
         )
         return tuned.options
 
-    def _runs(self, qrels: Qrels, exclude: IntArray | None) -> tuple[dict[str, Run], dict[str, float]]:
+    def _runs(self, qrels: Qrels, exclude: IntArray | None) -> dict[str, Run]:
         request = Request(qrels.queries, self.suite.depth, exclude)
-        runs, milliseconds = rank_all(self.rankers, self.collection, request)
+        runs = rank_all(self.rankers, self.collection, request)
         if self.representatives is not None:
             runs = {name: fold_run(run, self.representatives) for name, run in runs.items()}
-        return runs, milliseconds
+        return runs
 
     def _folded(self, qrels: Qrels) -> Qrels:
         return qrels if self.representatives is None else fold_qrels(qrels, self.representatives)
@@ -374,7 +374,7 @@ class _Bench:
         trained = np.array(sorted(self.trained_on), dtype=np.int64)
         min_grade = self.collection.min_grade
         left = residual(qrels, trained, min_grade)
-        return seen_mask(trained, qrels, min_grade), (left, self._runs(left, trained)[0])
+        return seen_mask(trained, qrels, min_grade), (left, self._runs(left, trained))
 
     def _loss(self, name: str, exact: ExactIndex, run: Run, qrels: Qrels) -> dict[str, float]:
         """What the approximate index of a system loses: share of the exact top documents, and the metrics."""

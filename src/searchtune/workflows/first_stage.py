@@ -51,10 +51,8 @@ class FirstStage:
                     raise ConfigError(f"first stage {name}: a system of kind {system.kind!r} cannot rank every split")
         self.last = list(systems)[-1]
 
-    def runs(
-        self, queries: IntArray, depth: int, exclude: IntArray | None = None
-    ) -> tuple[dict[str, Run], dict[str, float]]:
-        """Every system's run, and its milliseconds per query; documents in `exclude` are left out."""
+    def runs(self, queries: IntArray, depth: int, exclude: IntArray | None = None) -> dict[str, Run]:
+        """Every system's run; documents in `exclude` are left out."""
         return rank_all(self.rankers, self.collection, Request(queries, depth, exclude))
 
 

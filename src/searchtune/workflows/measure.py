@@ -15,7 +15,7 @@ from searchtune.metrics.ranking import score
 from searchtune.retrieval.dense import DenseIndex
 from searchtune.retrieval.fusion import fuse
 from searchtune.retrieval.tuning import tune_weights
-from searchtune.types import Collection, FloatArray, IntArray, Qrels
+from searchtune.types import NO_DOC, Collection, FloatArray, IntArray, Qrels
 from searchtune.workflows.costs import costs_of
 from searchtune.workflows.systems import (
     FusedRanker,
@@ -75,9 +75,9 @@ def measure(subject: Subject, folder: Path, *, seed: int) -> Report:
         "tuned": tuned,
         "hybrid-tuned": _hybrid(subject, words, "tuned", tuned, subject.tuned.dev),
     }
-    runs, _ = rank_all(rankers, collection, Request(qrels.queries, DEPTH))
+    runs = rank_all(rankers, collection, Request(qrels.queries, DEPTH))
     left = residual(qrels, subject.train_positives, collection.min_grade)
-    rest, _ = rank_all(rankers, collection, Request(left.queries, DEPTH, subject.train_positives))
+    rest = rank_all(rankers, collection, Request(left.queries, DEPTH, subject.train_positives))
     report = build_report(
         Evidence(
             collection=collection,
@@ -125,7 +125,10 @@ def _hybrid(
         "bm25": words,
         name: VectorRanker(dense.index, dev.queries, dev_vectors),
     }
-    runs, _ = rank_all(found, subject.collection, asked)
+    runs = rank_all(found, subject.collection, asked)
+    silent = [part for part in parts if not (runs[part].docs != NO_DOC).any()]
+    if silent:  # queries and documents in two languages, say: there is nothing to weigh
+        return FusedRanker(parts, cost={"fusion": f"reciprocal ranks, since {silent[0]} finds nothing for dev"})
     min_grade = subject.collection.min_grade
     tuned = tune_weights([runs[part] for part in parts], dev, HEADLINE, min_grade=min_grade)
     usual = score(fuse([runs[part] for part in parts]), dev, [HEADLINE], min_grade=min_grade)[HEADLINE].mean()

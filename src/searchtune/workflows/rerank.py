@@ -197,7 +197,7 @@ def _sampler(shop: _Workshop) -> GroupSampler:
     spec = recipe.objective
     shop.progress.stage("mining negatives")
     most_positives = int(np.diff(training.relevant.offsets).max())
-    runs, _ = shop.first.runs(training.relevant.queries, spec.negatives.last_rank + most_positives)
+    runs = shop.first.runs(training.relevant.queries, spec.negatives.last_rank + most_positives)
     run = runs[spec.negatives.system or recipe.reranked]
     pools = mine_ranking_negatives(run, training.train, training.relevant, training.known, spec.negatives)
     graded = spec.name in ("regression", "lambda", "margin")
@@ -233,7 +233,7 @@ def _on_test(shop: _Workshop, what: str) -> PairScorer | None:
         return None
     shop.progress.stage(f"scoring the test pairs with the {what}")
     scorer = PairScorer(shop.collection, lambda: shop.reranker, store=shop.store)
-    runs, _ = shop.first.runs(qrels.queries, shop.recipe.depth)
+    runs = shop.first.runs(qrels.queries, shop.recipe.depth)
     scorer.of_run(runs[shop.recipe.reranked], shop.recipe.depth)
     return scorer
 

@@ -117,8 +117,8 @@ def dev_rankings(collection: Collection, recipe: RerankRecipe, first: FirstStage
         return None
     fit = some_queries(collection, recipe.dev.fit_queries)
     watched = some_queries(collection, recipe.dev.max_queries)
-    run = first.runs(fit.queries, recipe.depth)[0][recipe.reranked]
-    watched_run = first.runs(watched.queries, recipe.depth)[0][recipe.reranked]
+    run = first.runs(fit.queries, recipe.depth)[recipe.reranked]
+    watched_run = first.runs(watched.queries, recipe.depth)[recipe.reranked]
     return DevRankings(watched, watched_run, fit, run, recipe.depth, recipe.dev.metric, collection.min_grade)
 
 

@@ -57,9 +57,9 @@ def measure_reranker(subject: Reranked, folder: Path) -> Report:
     rerankers = _rerankers(subject)
     rankers = {**subject.first.rankers, **rerankers}
     depth = max(DEPTH, recipe.depth)
-    runs, _ = rank_all(rankers, collection, Request(qrels.queries, depth))
+    runs = rank_all(rankers, collection, Request(qrels.queries, depth))
     left = residual(qrels, subject.train_positives, collection.min_grade)
-    rest, _ = rank_all(rankers, collection, Request(left.queries, depth, subject.train_positives))
+    rest = rank_all(rankers, collection, Request(left.queries, depth, subject.train_positives))
     costs = costs_of(rankers, runs, Request(qrels.queries, depth))
     best = BLENDED if BLENDED in rerankers else TUNED
     others = [name for name in rerankers if name != best]
@@ -123,8 +123,8 @@ def _calibration(subject: Reranked, run: Run) -> dict[str, Any]:
 
 def _provenance(subject: Reranked) -> dict[str, Any]:
     recipe, collection = subject.recipe, subject.collection
-    run, _ = subject.first.runs(subject.qrels.queries[:21], recipe.depth)
-    latency = subject.tuned.latency(run[recipe.reranked], recipe.depth)
+    runs = subject.first.runs(subject.qrels.queries[:21], recipe.depth)
+    latency = subject.tuned.latency(runs[recipe.reranked], recipe.depth)
     return {
         "command": command(),
         "created": now(),

@@ -137,7 +137,7 @@ class RewriteRanker:
         original = earlier[self.of]
         if self.rule is not None and self.rule.use == "never":
             return original
-        runs, _ = rank_all(self.inner, self.rewritten.collection, request)
+        runs = rank_all(self.inner, self.rewritten.collection, request)
         rewritten = combined(original, runs[self.of], self.mode, request.depth)
         if self.rule is None:
             return rewritten

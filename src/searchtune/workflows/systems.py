@@ -5,7 +5,6 @@ A ranker may look at the runs of the systems before it, so that a fusion searche
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -165,24 +164,19 @@ class FileRanker:
         return run.top(request.depth)
 
 
-def rank_all(
-    rankers: Mapping[str, Ranker], collection: Collection, request: Request
-) -> tuple[dict[str, Run], dict[str, float]]:
-    """Every system's run, in the given order, and its milliseconds per query.
+def rank_all(rankers: Mapping[str, Ranker], collection: Collection, request: Request) -> dict[str, Run]:
+    """Every system's run, in the given order; `costs.costs_of` says how long they take.
 
     Where the collection says so, a document that bears its query's id is left out.
     """
     runs: dict[str, Run] = {}
-    milliseconds: dict[str, float] = {}
     deeper = Request(request.queries, request.depth + collection.drop_self, request.exclude)
     for name, ranker in rankers.items():
-        start = time.perf_counter()
         run = ranker.rank(deeper, runs)
         if collection.drop_self:
             run = without_self(run, list(collection.query_ids), list(collection.doc_ids), request.depth)
         runs[name] = run
-        milliseconds[name] = 1000 * (time.perf_counter() - start) / max(1, len(request.queries))
-    return runs, milliseconds
+    return runs
 
 
 def open_index(spec: IndexSpec, vectors: FloatArray) -> ExactIndex | FaissIndex:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from searchtune.errors import ArtifactError, ModelError
-from searchtune.models.cards import check_tolerance
+from searchtune.models.cards import check_tolerance, train_positives
 from searchtune.models.layout import read_modules
 from searchtune.models.opening import check_adapter, check_code, check_weights, opening
 from searchtune.models.sources import resolve_config, resolve_model
@@ -121,3 +121,11 @@ def test_a_card_does_not_settle_its_own_tolerance(tmp_path, tolerance):
     check_tolerance(tmp_path, 1e-4 * 900, 900.0)
     with pytest.raises(ArtifactError, match="may differ by"):
         check_tolerance(tmp_path, tolerance, 1.0)
+
+
+@pytest.mark.parametrize("found", [5, None, {"a": 1}, "ab", [1]])
+def test_what_training_knew_is_a_list_of_ids(tmp_path, found):
+    assert train_positives(tmp_path) is None
+    (tmp_path / "train_positives.json").write_text(json.dumps(found))
+    with pytest.raises(ArtifactError, match="no list of document ids"):
+        train_positives(tmp_path)

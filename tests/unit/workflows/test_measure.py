@@ -78,3 +78,10 @@ def test_reciprocal_ranks_stay_without_enough_dev_and_their_harm_is_told(tmp_pat
     assert report.costs["hybrid-tuned"]["fusion"] == "reciprocal ranks"
     assert report.estimate("hybrid-tuned").mean < 0.8
     assert any(text.startswith("Fusing hurts: hybrid-tuned is worse than tuned alone") for text in verdict(report))
+
+
+def test_queries_of_another_language_than_the_documents_end_no_run(tmp_path):
+    found = replace(collection(), query_texts=[f"sujet{i}" for i in range(DOCS)])
+    report = measure(subject(collection=found), tmp_path, seed=1)
+    assert report.costs["hybrid-tuned"]["fusion"] == "reciprocal ranks, since bm25 finds nothing for dev"
+    assert report.estimate("hybrid-tuned").mean == report.estimate("tuned").mean

@@ -227,7 +227,7 @@ def test_negatives_are_mined_again_with_a_tuned_retriever(world, tiny_model, tmp
     assert settled.reranked == "bm25"
     assert not np.array_equal(runs["tuned"].docs, runs[None].docs)
     first = rerank.FirstStage(settled.first_stage, *_all_of(world), cache)
-    expected, _ = first.runs(runs["tuned"].queries, runs["tuned"].depth)
+    expected = first.runs(runs["tuned"].queries, runs["tuned"].depth)
     assert np.array_equal(runs["tuned"].docs, expected["tuned"].docs)
 
 

@@ -95,7 +95,8 @@ def read_modules(folder: Path) -> dict[str, Path]:
     if unknown or "Transformer" not in kinds:
         raise ModelError(
             f"{file}: module {', '.join(map(shown, unknown)) or 'Transformer (missing)'} is not supported; "
-            "searchtune runs Transformer -> Pooling -> Normalize: choose another base"
+            "searchtune runs Transformer -> Pooling -> Normalize: choose another base (or a copy of the folder without "
+            f"{_MODULES}: the bare transformer with mean pooling, another model than the published one)"
         )
     return kinds
 

@@ -98,11 +98,12 @@ def told_p(comparison: Comparison) -> str:
 
 
 def change(comparison: Comparison) -> str:
-    """`+0.144 (95% interval +0.110 to +0.180, p = 0.012)`, both corrected for the comparisons made at once."""
+    """`+0.144 (95% interval +0.110 to +0.180, p = 0.012)`; told where both are corrected for other comparisons."""
     p_value = corrected_p_text(comparison)
     if math.isnan(comparison.low):
         return f"{signed(comparison.delta)} ({p_value})"
-    return f"{signed(comparison.delta)} (95% interval {spread(comparison)}, {p_value})"
+    widened = "; both corrected" if comparison.alpha < ALPHA else ""
+    return f"{signed(comparison.delta)} (95% interval {spread(comparison)}, {p_value}{widened})"
 
 
 def spread(it: Estimate | Comparison) -> str:

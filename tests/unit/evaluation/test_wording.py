@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from searchtune.evaluation.wording import figure, interval, metric_label, p_text, percent, signed, spread
+from searchtune.evaluation.figures import compared, corrected
+from searchtune.evaluation.wording import change, figure, interval, metric_label, p_text, percent, signed, spread
 from searchtune.metrics.significance import Estimate
 
 
@@ -42,3 +44,11 @@ def test_no_p_value_is_rounded_across_the_level() -> None:
 
 def test_figures_that_are_no_metric_of_rankings_have_a_name_too() -> None:
     assert (metric_label("ndcg@10"), metric_label("token_f1")) == ("nDCG@10", "token f1")
+
+
+def test_an_interval_that_is_widened_for_other_comparisons_says_so() -> None:
+    differences = np.random.default_rng(1).normal(0.1, 0.1, (12, 2))
+    values = {"a": {"m": np.zeros(12)}, "b": {"m": differences[:, 0]}, "c": {"m": differences[:, 1]}}
+    tested = compared(values, pairs=[("a", "b"), ("a", "c")], metrics=["m"], seed=1)
+    assert "both corrected" not in change(*corrected(tested[:1]))
+    assert [change(it).endswith("; both corrected)") for it in corrected(tested)].count(True) >= 1

@@ -129,11 +129,15 @@ def read_json(path: Path, error: Refusal = DataError) -> Any:
     return parse_json(read_text(path, error), shown(path), error)
 
 
-def read_json_object(path: Path, error: Refusal = DataError) -> dict[str, Any]:
-    """The object in a JSON file; errors as `read_json`, and for a list, a text or a number."""
-    value = read_json(path, error)
+def read_json_object(path: Path, error: Refusal = DataError, what: str = "") -> dict[str, Any]:
+    """The object in a JSON file; errors as `read_json`, and for a list, a text or a number.
+
+    `what` it should be ("a report") is for the message.
+    """
+    place = f"{shown(path)}: not {what}" if what else shown(path)
+    value = parse_json(read_text(path, error), place, error)
     if not isinstance(value, dict):
-        raise error(f"{shown(path)}: not an object but a JSON {_kind(value)}; name the file that holds {{...}}")
+        raise error(f"{place}: not an object but a JSON {_kind(value)}; name the file that holds {{...}}")
     return value
 
 

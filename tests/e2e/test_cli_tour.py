@@ -91,7 +91,7 @@ def test_a_bad_line_is_named(folder):
     (folder / "bad.jsonl").write_text('{"text": "fine"}\n\n{"words": "no text"}\n', encoding="utf-8")
     done = CliRunner().invoke(app, ["embed", "encode", "runs/small", "bad.jsonl", "--out", "bad.npy"])
     assert done.exit_code == 2
-    assert "bad.jsonl:3: expected an object with a `text`" in done.stderr
+    assert "bad.jsonl:3: key 'text' is missing; known: words" in done.stderr
 
 
 def test_search(folder):

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from searchtune.clean_text import clean
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.prompts.chat import Conversation, Message, Part, Passage
 from searchtune.prompts.fences import draw_nonce, fence, harmless
@@ -179,7 +180,7 @@ def parse_answer(text: str, passages: int) -> Answer:
     >>> parse_answer("The passages don't answer the question.", 3).abstained
     True
     """
-    said, listed, abstained = _unwrapped(text)
+    said, listed, abstained = _unwrapped(clean(text))
     citations = tuple(n for n in dict.fromkeys([*_cited(said), *listed]) if 1 <= n <= passages)
     abstained = abstained or not said or (not citations and says_it_abstains(said))
     return Answer(ABSTENTION if abstained and not said else said, () if abstained else citations, abstained)

@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from searchtune.clean_text import clean
 from searchtune.errors import ConfigError, did_you_mean
 from searchtune.prompts.chat import Conversation, Message, Part, Passage
 from searchtune.prompts.reply_text import spoken
@@ -106,9 +107,9 @@ class RewritePrompt:
 def parse_rewrite(reply: str, utterance: str) -> str:
     """The query in a rewriter's reply: its first line, without a label such as `Rewrite:` and without quotes around it.
 
-    Reasoning is left out. Where no word is left, the utterance itself.
+    Reasoning is left out, and so is what steers a terminal. Where no word is left, the utterance itself.
     """
-    lines = [line.strip() for line in (spoken(reply).text or "").splitlines() if line.strip()]
+    lines = [line.strip() for line in (spoken(clean(reply)).text or "").splitlines() if line.strip()]
     for line in lines:
         query = _unquoted(_LABEL.sub("", line).strip())
         if any(char.isalnum() for char in query):

@@ -41,9 +41,8 @@ def read_spec(path: Path, spec: type[AnySpec], what: str, error: Refusal = DataE
     Raises:
         error: the file cannot be read, is no JSON object, or says something else than the spec asks for.
     """
-    data = read_json_object(path, error)
     try:
-        return spec.model_validate(data)
+        return spec.model_validate(read_json_object(path, error, what))
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -89,7 +88,7 @@ def _explain(spec: type[BaseModel], problem: Any) -> str:
         return f"unknown key {shown(key)!r}{did_you_mean(path[-1], _fields_at(spec, path[:-1]))}"
     if problem["type"] == "missing":
         return f"key {shown(key)!r} is missing; add it"
-    return f"{shown(key)}: {problem['msg'].lower()}; correct it (found {shown(repr(problem['input']))})"
+    return f"{shown(key)}: {problem['msg'].lower()} (found {shown(repr(problem['input']))}); correct it"
 
 
 def _fields_at(spec: type[BaseModel], path: Sequence[str]) -> list[str]:

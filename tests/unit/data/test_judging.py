@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from searchtune.clean_text import clean
 from searchtune.data.collection import build_collection
 from searchtune.data.judge_samples import balanced_sample, even_sample
 from searchtune.data.judging import (
@@ -324,7 +325,7 @@ def judgments(draw):
         draw(ids),
         draw(grades),
         probabilities,
-        draw(st.none() | st.text(st.characters(codec="utf-8"), max_size=9)),
+        draw(st.none() | st.text(st.characters(codec="utf-8"), max_size=9).map(clean)),
     )
 
 

@@ -108,6 +108,9 @@ def test_a_reranker_reads_the_rewritten_query(tasks, parrot, monkeypatch, tmp_pa
     class Opened:
         load = key = card = None
 
+        def reads(self, collection, *_):
+            return collection
+
     monkeypatch.setattr(evaluate, "PairScorer", Scorer)
     monkeypatch.setattr(evaluate, "open_reranker", lambda *_, **__: Opened())
     systems = {**WORDS, "reranked": {"kind": "rerank", "of": "words", "model": "m", "depth": 5, "blend": False}}

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from searchtune.cli.main import app
 from searchtune.evaluation.judging import build_judge_report
 from searchtune.storage.journal import Journal, JournalView
 from searchtune.workflows import judge_agree
+from searchtune.workflows.judge_session import pair_key
 from unit.models.causal import write_byte_causal
 from unit.models.test_remote import KEY, Server, first_token, reply
 from unit.workflows.answering import write_asked
@@ -37,15 +40,41 @@ def server(tmp_path, monkeypatch):
     found.close()
 
 
+def invoked(server, command, *options):
+    source = {"judge": "--pairs=pairs.jsonl", "rewrite": "--turns=turns.jsonl", "answer": "--questions=asked.jsonl"}
+    args = [command, "run", "m", "--endpoint", server.url, "--key-variable", "OUR_KEY", source[command], *options]
+    args += ["--out", "out.jsonl" if command == "rewrite" else f"out-{command}"]
+    return CliRunner().invoke(app, args + ["--canaries", "0"] * (command == "judge"), prog_name="searchtune")
+
+
 @pytest.fixture
 def run(server):
-    def invoked(command, *options):
-        source = {"judge": "--pairs=pairs.jsonl", "rewrite": "--turns=turns.jsonl", "answer": "--questions=asked.jsonl"}
-        args = [command, "run", "m", "--endpoint", server.url, "--key-variable", "OUR_KEY", source[command], *options]
-        args += ["--out", "out.jsonl" if command == "rewrite" else f"out-{command}"]
-        return CliRunner().invoke(app, args + ["--canaries", "0"] * (command == "judge"), prog_name="searchtune")
+    return partial(invoked, server)
 
-    return invoked
+
+@contextmanager
+def one_job(folder):
+    """A server and a working directory for a job whose rows are looked at one by one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("OUR_KEY", KEY)
+        found = Server()
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+def by_place():
+    """The judgments of one query by the number of their document."""
+    return {int(row["doc_id"].partition("-")[2]): row for row in rows()}
+
+
+def number_of(request):
+    """Which row a request is about, by the first number in its last message that our rows hold."""
+    text = request["messages"][-1]["content"]
+    return int(re.search(r"(?:passage|tide) (\d+)", text)[1])
 
 
 def told(done):
@@ -61,24 +90,41 @@ def thinking(answer="**3**"):
     return reply(answer, **first_token(**{"**": 0.97, "The": 0.02, "0": 0.002, "1": 0.001}))
 
 
-@pytest.mark.parametrize("text, grade", [
+TEXTS = [
     ("**3**", 3), ("Grade: 3", 3), ('{"grade": 3}', 3), ("3/3", 3), ("\\boxed{3}", 3), ("Three.", 3), ("\uff13", 3),
     ("<think>0? or 1</think>\n3", 3), ("<thinking>0</thinking>**Grade:** 3", 3), ("so, 0 or 1 </think> 3", 3),
     ("<|channel|>analysis<|message|>0?<|end|><|start|>assistant<|channel|>final<|message|>3<|return|>", 3),
     ("<answer>3</answer>", 3), ("2 or 3", None), ("Grade: 2\nGrade: 3", None), ("3\n\nGrade: 2", None),
     ("<think>3", None), ("I cannot say", None), ("", None),
-])  # fmt: skip
-def test_what_the_labels_hold_too_little_of_is_read_from_words_or_not_at_all(run, server, text, grade):
-    server.script = lambda request, number: thinking(text)
-    done = run("judge", "--max-unreadable", "1")
-    assert done.exit_code == 0, done.output
-    assert {row["grade"] for row in rows()} == {grade}
-    assert {value["source"] for _, value in JournalView(Path("out-judge")).items()} == {"text" if grade else None}
-    if grade is None:
-        assert "20 without a grade" in done.stdout and all(row["reason"] for row in rows())
-    else:
-        assert "grades read: 20 from text" in done.stderr
-        assert json.loads(Path("out-judge/job.json").read_text())["read_from"] == {"text": 20}
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A judgment and what the journal kept for each of `TEXTS`, and what the job told."""
+    with one_job(tmp_path_factory.mktemp("texts")) as server:
+        write_rows(Path("pairs.jsonl"), queries=1, docs=len(TEXTS))
+        server.script = lambda request, number: thinking(TEXTS[number_of(request)][0])
+        done = invoked(server, "judge", "--max-unreadable", "1")
+        assert done.exit_code == 0, done.output
+        view = JournalView(Path("out-judge"))
+        kept = [view.get(pair_key("question 0", f"passage {place} of 0")) for place in range(len(TEXTS))]
+        return by_place(), kept, done, json.loads(Path("out-judge/job.json").read_text())
+
+
+@pytest.mark.parametrize("place, grade", [(place, grade) for place, (_, grade) in enumerate(TEXTS)])
+def test_what_the_labels_hold_too_little_of_is_read_from_words_or_not_at_all(graded, place, grade):
+    judged, kept, _, _ = graded
+    assert judged[place]["grade"] == grade
+    assert kept[place]["source"] == ("text" if grade else None)
+    assert grade is not None or judged[place]["reason"]
+
+
+def test_how_many_grades_are_read_from_words_is_told(graded):
+    _, _, done, facts = graded
+    read = sum(grade is not None for _, grade in TEXTS)
+    assert f"{len(TEXTS) - read} without a grade" in done.stdout and f"grades read: {read} from text" in done.stderr
+    assert facts["read_from"] == {"text": read}
 
 
 def test_what_the_labels_hold_most_of_is_read_from_probabilities(run, server):
@@ -91,7 +137,7 @@ def test_what_the_labels_hold_most_of_is_read_from_probabilities(run, server):
     assert (value["source"], value["outside"]) == ("probabilities", pytest.approx(0.2))
 
 
-@pytest.mark.parametrize("answer, words", [
+NO_GRADES = [
     (reply("2 or 3", **first_token(**{"2": 0.9})), "no single grade in the reply: 2 or 3"),
     (reply("22", **first_token(**{"2": 0.9})), "grade '22' is not one of"),
     (reply("3", **first_token(**{"2": 0.9})), "begins with '2' and says '3'"),
@@ -106,16 +152,28 @@ def test_what_the_labels_hold_most_of_is_read_from_probabilities(run, server):
     (reply("", **first_token(**{"2": 0.9})), "empty reply"),
     ({"model": "m", "choices": [{"message": {"content": None, "reasoning_content": "2"}, "finish_reason": "stop"}]},
      "the reply is nothing but reasoning"),
-])  # fmt: skip
-def test_no_grade_with_its_reason(run, server, answer, words):
-    server.script = lambda request, number: answer
-    done = run("judge")
-    assert done.exit_code == 1 and "20 of 20 pairs have no grade" in told(done)
-    assert all(row["grade"] is None and words in row["reason"] for row in rows()), rows()[0]
-    assert not Path("out-judge/qrels.txt").exists()
-    asked = len(server.requests)
-    run("judge")
-    assert len(server.requests) == asked, "a reply that was paid for is not asked for again"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ungraded(tmp_path_factory):
+    """The judgments of a job that gets each of `NO_GRADES`, started twice."""
+    with one_job(tmp_path_factory.mktemp("no-grades")) as server:
+        write_rows(Path("pairs.jsonl"), queries=1, docs=len(NO_GRADES))
+        server.script = lambda request, number: NO_GRADES[number_of(request)][0]
+        done = invoked(server, "judge")
+        count = len(NO_GRADES)
+        assert done.exit_code == 1 and f"{count} of {count} pairs have no grade" in told(done), done.output
+        assert not Path("out-judge/qrels.txt").exists()
+        asked = len(server.requests)
+        invoked(server, "judge")
+        assert len(server.requests) == asked, "a reply that was paid for is not asked for again"
+        return by_place()
+
+
+@pytest.mark.parametrize("place, words", [(place, words) for place, (_, words) in enumerate(NO_GRADES)])
+def test_no_grade_with_its_reason(ungraded, place, words):
+    assert ungraded[place]["grade"] is None and words in ungraded[place]["reason"]
 
 
 def test_a_thought_in_a_field_of_its_own_is_no_grade(run, server):
@@ -238,31 +296,54 @@ def test_a_server_that_changes_its_mind_spoils_no_row(run, server):
     assert len(kept) < 10 + 8, "no more than were under way at that moment"
 
 
-@pytest.mark.parametrize("answer, words", [
+NO_REPLIES = [
     (reply("so it is [2] because", finish="length"), "cut off"),
     (reply(""), "empty reply"),
     (reply("<think>see [2]"), "ends within its reasoning"),
     (reply("<think>see [2]</think>"), "nothing but reasoning"),
     (reply("x", finish="content_filter"), "content filter"),
     ({"model": "m", "choices": [{"message": {"content": "", "reasoning_content": "see [2]"}}]}, "nothing but reasoning"),
-])  # fmt: skip
-def test_no_reply_is_neither_rewrite_nor_answer(run, server, answer, words):
-    good = reply("<think>[2]</think>The tide [1].")
-    server.script = lambda request, number: answer if number % 4 == 0 else good
-    done = run("rewrite")
-    assert done.exit_code == 0 and "1 of 4 turns have no rewrite and stay as they are: 1 x (" in told(done), done.output
-    assert words in told(done) and "- rewriting" in done.stderr
-    written = [row["rewrite"] for row in rows("out.jsonl")]
-    assert written.count("The tide [1].") == 3 and sum(text.startswith("tide ") for text in written) == 1
-    done = run("answer")
-    assert done.exit_code == 0 and "0 abstained, 0 cut off, 1 without an answer" in done.stdout, done.output
-    assert words in done.stderr
-    (missing,) = [row for row in rows("out-answer/answers.jsonl") if row["answer"] is None]
-    assert words in missing["reason"] and "abstained" not in missing
-    assert {row["answer"] for row in rows("out-answer/answers.jsonl")} == {None, "The tide [1]."}
-    asked = len(server.requests)
-    assert "1 without an answer" in run("answer").stdout and "1 of 4 turns" in told(run("rewrite"))
-    assert len(server.requests) == asked == 8, "what would come again is not asked again"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unsaid(tmp_path_factory):
+    """What a rewriter and an answerer made of each of `NO_REPLIES` and of two good ones, each started twice."""
+    with one_job(tmp_path_factory.mktemp("no-replies")) as server:
+        good = reply("<think>[2]</think>The tide [1].")
+        server.script = lambda request, number: [*(answer for answer, _ in NO_REPLIES), good, good][number_of(request)]
+        count, bad = len(NO_REPLIES) + 2, len(NO_REPLIES)
+        names = [f"q{place}" for place in range(count)]
+        turns = [{"query_id": name, "utterance": f"tide {place}"} for place, name in enumerate(names)]
+        asked = [
+            {
+                "id": name,
+                "question": f"tide {place}?",
+                "passages": [{"id": "p", "text": "so"}, {"id": "x", "text": "other"}],
+            }
+            for place, name in enumerate(names)
+        ]
+        for file, made in (("turns.jsonl", turns), ("asked.jsonl", asked)):
+            Path(file).write_text("".join(json.dumps(row) + "\n" for row in made))
+        rewritten, answered = invoked(server, "rewrite"), invoked(server, "answer")
+        assert rewritten.exit_code == answered.exit_code == 0, rewritten.output + answered.output
+        assert f"{bad} of {count} turns have no rewrite and stay as they are: " in told(rewritten)
+        assert "- rewriting" in rewritten.stderr
+        assert f"0 abstained, 0 cut off, {bad} without an answer" in answered.stdout
+        first = len(server.requests)
+        assert f"{bad} without an answer" in invoked(server, "answer").stdout
+        assert f"{bad} of {count} turns" in told(invoked(server, "rewrite"))
+        assert len(server.requests) == first == 2 * count, "what would come again is not asked again"
+        return rows("out.jsonl"), rows("out-answer/answers.jsonl"), answered
+
+
+@pytest.mark.parametrize("place, words", [(place, words) for place, (_, words) in enumerate(NO_REPLIES)])
+def test_no_reply_is_neither_rewrite_nor_answer(unsaid, place, words):
+    rewrites, answers, told_of = unsaid
+    assert rewrites[place]["rewrite"] == f"tide {place}"
+    assert answers[place]["answer"] is None and "abstained" not in answers[place]
+    assert words in answers[place]["reason"] and words in told_of.stderr
+    assert rewrites[-1]["rewrite"] == answers[-1]["answer"] == "The tide [1]."
 
 
 def test_a_folder_where_rewrites_go_is_told_before_anything_is_asked(run, server):

@@ -197,9 +197,8 @@ def _settle_strength(shop: _Workshop, watch: DevWatch | None, log: TrainLog) -> 
     """Leave the adapter at the strength that is best on dev, and say in the log which that is."""
     strengths, metric = shop.recipe.dev.strengths, shop.recipe.dev.metric
     log.strength = strengths[0]
-    trained = shop.adapter.state()
+    trained, found = shop.adapter.state(), dict[float, dict[str, float]]()
     if watch is not None and watch.chooses and len(strengths) > 1:
-        found: dict[float, dict[str, float]] = {}
         for strength in strengths:
             shop.adapter.load_state(scaled(trained, strength))
             found[strength] = dict(watch.figures())
@@ -209,6 +208,8 @@ def _settle_strength(shop: _Workshop, watch: DevWatch | None, log: TrainLog) -> 
         shop.progress.note(f"dev {metric} by strength of the adapter: {words}; kept {log.strength:g}")
     if log.strength != 1.0:
         shop.adapter.load_state(scaled(trained, log.strength))
+        if watch is not None and log.best_dev is not None and log.strength not in found:
+            log.best_dev = dict(watch.figures())
 
 
 def _objective(shop: _Workshop, base_documents: FloatArray) -> Objective:

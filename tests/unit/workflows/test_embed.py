@@ -237,6 +237,14 @@ def test_a_given_strength_scales_b_alone(finished, recipe, tmp_path):
         torch.testing.assert_close(adapter_weights(half)[name], factor * tensor)
 
 
+def test_dev_figures_are_those_of_the_strength_that_was_kept(finished, recipe, tmp_path):
+    """Next to nothing of the change is next to the base."""
+    least = train_embedding(recipe(dev={"times": 2, "strengths": [1e-5]}), tmp_path / "run")
+    assert finished.log.best_dev != pytest.approx(finished.log.base_dev)
+    assert least.log.best_dev == pytest.approx(least.log.base_dev)
+    assert read_card(least.adapter).metrics["dev ndcg@10"] == least.log.best_dev["ndcg@10"]
+
+
 def test_dev_joins_train(finished, recipe, tmp_path):
     result = train_embedding(recipe(train_on="train+dev"), tmp_path / "run")
     assert result.report.training["pairs_per_epoch"] > finished.report.training["pairs_per_epoch"]

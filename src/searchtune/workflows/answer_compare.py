@@ -9,7 +9,6 @@ from pathlib import Path
 from searchtune.data.tasks import load_task, open_collection
 from searchtune.errors import ConfigError
 from searchtune.evaluation.answer_report import AnswerReport
-from searchtune.reading import read_json_object
 from searchtune.specs.answer import AnswerRecipe, AnswerSource
 from searchtune.specs.base import parse_spec
 from searchtune.workflows.answer_conditions import Retriever, words
@@ -18,7 +17,7 @@ from searchtune.workflows.answer_sets import open_answers
 from searchtune.workflows.open_answerer import OpenAnswerer, open_answerer
 from searchtune.workflows.open_judge import OpenJudge
 from searchtune.workflows.progress import SILENT, Progress
-from searchtune.workflows.run_folder import RECIPE_FILE
+from searchtune.workflows.run_folder import RECIPE_FILE, read_record
 
 
 def open_with_base(
@@ -74,8 +73,8 @@ def kept_questions(run: Path) -> AnswerSource:
     """
     for folder in (run, run.parent):
         if (folder / RECIPE_FILE).is_file():
-            saved = read_json_object(folder / RECIPE_FILE, ConfigError)
-            test = parse_spec(AnswerRecipe, saved["recipe"], str(folder / RECIPE_FILE)).test
+            saved = read_record(folder / RECIPE_FILE)
+            test = parse_spec(AnswerRecipe, saved.recipe, str(folder / RECIPE_FILE)).test
             if test is not None:
                 return test
     raise ConfigError(f"{run}: no recipe beside it that names `test` questions; name some with --questions or --task")

@@ -44,6 +44,11 @@ from searchtune.workflows.provenance import now, versions
 
 JOB_FILE, JUDGMENTS_FILE, QRELS_FILE, PAIRS_FILE = "job.json", "judgments.jsonl", "qrels.txt", "pairs.jsonl"
 _DIGITS = 6
+_FACTS = {
+    *("judge", "identity", "model", "prompt", "fingerprint", "shard", "of", "canaries_version"),
+    *("seconds", "cost", "labels_per_second"),
+}
+"""What a job's file tells to whoever opens it."""
 _UNANSWERED = "no answer came; run the job again to ask it again"
 
 
@@ -320,6 +325,8 @@ def open_job(folder: Path | str) -> Job:
     try:
         calibration = GradeCalibration.from_json(facts["calibration"])
         planted = [(int(pair), str(name), str(key)) for pair, name, key in facts["canaries"]]
+        if missing := sorted(_FACTS - facts.keys()):
+            raise KeyError(", ".join(missing))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder / JOB_FILE}: cannot be read ({error}); name the folder of a finished `searchtune judge run`"

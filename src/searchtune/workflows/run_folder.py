@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
 
 from searchtune.errors import ConfigError
 from searchtune.models.precision import compute_dtype, pick_device
-from searchtune.reading import read_json_object, user_path
-from searchtune.specs.base import parse_spec
+from searchtune.reading import user_path
+from searchtune.specs.base import Spec, parse_spec, read_spec
 from searchtune.specs.llm import LlmRecipe
 from searchtune.specs.recipe import EmbedRecipe
 from searchtune.specs.rerank import RerankRecipe
@@ -26,6 +27,25 @@ from searchtune.workflows.sources import check_sources
 
 RECIPE_FILE = "recipe.json"
 Recipe = EmbedRecipe | RerankRecipe | LlmRecipe
+
+
+class RunRecord(Spec):
+    """What `recipe.json` holds from the first start on."""
+
+    recipe: dict[str, Any]
+    data: str
+    """Fingerprint of what is trained on."""
+    precision: Literal["bf16", "fp32"]
+    started: str = ""
+
+
+def read_record(file: Path) -> RunRecord:
+    """The record of a run.
+
+    Raises:
+        ConfigError: the file cannot be read, or is none.
+    """
+    return read_spec(file, RunRecord, "the record of a run", ConfigError)
 
 
 @dataclass(frozen=True)
@@ -98,9 +118,9 @@ def settle_run(recipe: Recipe, data: str, out: Path, *, policy: OutputPolicy, de
         record = {"recipe": recipe.model_dump(mode="json"), "data": data, "precision": precision, "started": now()}
         write_json(file, record)
     state.wait_for_everyone()
-    saved = read_json_object(file, ConfigError)
-    if parse_spec(type(recipe), saved["recipe"], str(file)) != recipe:
+    saved = read_record(file)
+    if parse_spec(type(recipe), saved.recipe, str(file)) != recipe:
         raise ConfigError(f"{file}: the run was started with another recipe; resume with that one, or --overwrite")
-    if saved["data"] != data:
+    if saved.data != data:
         raise ConfigError(f"{file}: the collection has changed since the run was started; --overwrite begins anew")
-    return torch.bfloat16 if saved["precision"] == "bf16" else torch.float32
+    return torch.bfloat16 if saved.precision == "bf16" else torch.float32

@@ -12,7 +12,8 @@ from unit.models.causal import write_byte_causal
 def write_recipe(folder, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {"base": "b", "train": {"file": "q.jsonl", "stop": 0.5}, "test": {"file": "q.jsonl", "start": 0.5}}
-    (folder / "recipe.json").write_text(json.dumps({"recipe": {**recipe, **changes}}))
+    record = {"recipe": {**recipe, **changes}, "data": "d" * 64, "precision": "fp32"}
+    (folder / "recipe.json").write_text(json.dumps(record))
     return folder
 
 
@@ -31,3 +32,10 @@ def test_a_plain_model_has_nothing_to_be_compared_with(tmp_path):
     base = write_byte_causal(tmp_path / "model")
     with pytest.raises(ConfigError, match="a plain model; name the adapter"):
         open_with_base(str(base))
+
+
+@pytest.mark.parametrize("record", [{}, {"recipe": {}}, {"recipe": [], "data": "d", "precision": "fp32"}, [], "x"])
+def test_a_record_of_something_else_is_named(tmp_path, record):
+    (tmp_path / "recipe.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"recipe\.json: not "):
+        kept_questions(tmp_path)

@@ -48,6 +48,14 @@ def test_every_pair_gets_the_grade_that_its_distribution_says(pairs, tmp_path):
     assert again.grades.tolist() == job.grades.tolist() and again.facts == job.facts
 
 
+@pytest.mark.parametrize("key", ["judge", "prompt", "of", "calibration"])
+def test_a_jobs_file_that_lacks_something_is_named(pairs, tmp_path, key):
+    file = run_job(Oracle().opened(), pairs.select(np.arange(4)), tmp_path / "job").folder / "job.json"
+    file.write_text(json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != key}))
+    with pytest.raises(DataError, match=f"job.json: cannot be read .*{key}.*judge run"):
+        open_job(tmp_path / "job")
+
+
 def test_a_job_that_is_done_asks_nothing_and_writes_the_same(pairs, tmp_path):
     run_job(Oracle().opened(), pairs, tmp_path / "job", JobPlan(canaries=5))
     before = files(tmp_path / "job")

@@ -23,7 +23,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from searchtune.clean_text import clean, clean_all
 from searchtune.errors import ConfigError, MissingExtraError, ModelError
@@ -149,7 +149,7 @@ class ChatClient:
 
         self.endpoint = endpoint
         self._key = _key(endpoint.key_variable)
-        self._forms = sorted({self._key, quote(self._key, safe="")} - {""}, key=len, reverse=True)
+        self._written = _written(self._key)
         self._secret = len(self._key) >= _SECRET or (len(self._key) > _SECRET // 2 and not self._key.isalpha())
         self.url = self._told(endpoint.url.rstrip("/"))
         """As it may be shown."""
@@ -289,10 +289,8 @@ class ChatClient:
         return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1)) * self._random.uniform(0.5, 1)
 
     def _hidden(self, text: str) -> str:
-        """Without the key, as it is and as a url writes it."""
-        for form in self._forms:
-            text = text.replace(form, "***")
-        return text
+        """Without the key, as it is and as urls and JSON write it."""
+        return self._written.sub("***", text) if self._key else text
 
     def _told(self, text: str) -> str:
         """A server's words fit for an error: without the key, passwords and queries of urls, on one line, not long."""
@@ -305,6 +303,13 @@ def _shown(text: str) -> str:
     if "://" not in text:  # `name:password@host` without a scheme
         text = re.sub(r"^[^\s/@]+:[^\s/@]+@", "***@", text)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _written(key: str) -> re.Pattern[str]:
+    """A key in whatever way its characters are written: plain, behind a backslash, or as `%2F` or `\\u002f`."""
+    return re.compile(
+        "".join(rf"(?:\\?{re.escape(one)}|(?i:%{ord(one):02x}|\\u{ord(one):04x}))" for one in key), re.ASCII
+    )
 
 
 def _key(variable: str | None) -> str:

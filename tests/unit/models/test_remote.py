@@ -356,6 +356,16 @@ def test_the_key_is_sent_and_never_told(server, connect, monkeypatch, caplog):
     assert "attempt 2 in" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "written", ["sk/ab+12345=", r"sk\/ab+12345=", "sk%2Fab%2B12345%3D", "sk%2fab+12345=", r"sk\u002fab+12345="]
+)
+def test_the_key_is_told_in_no_way_of_writing(server, connect, monkeypatch, written):
+    monkeypatch.setenv("OUR_KEY", "sk/ab+12345=")
+    server.script = lambda request, number: (403, {}, f"<p>{written}</p>".encode())
+    with pytest.raises(RemoteError, match=r"<p>\*\*\*</p>"):
+        complete(connect(key_variable="OUR_KEY"))
+
+
 def test_a_budget_of_tokens_stops_the_job_and_hands_over_what_is_paid(server, connect):
     server.script = lambda request, number: reply(tokens=(10, 2))
     backend = connect(concurrency=3, budget=Budget(max_tokens=60))

@@ -29,6 +29,7 @@ from searchtune.metrics.answer_support import SUPPORTED
 from searchtune.metrics.answers import AnswerCase
 from searchtune.metrics.significance import ROUNDS
 from searchtune.pipeline.stages import Answering
+from searchtune.prompts.answer import ABSTENTION
 from searchtune.prompts.answer_canaries import ANSWER_CANARIES_VERSION, PlantedAnswer, plant_answer_canaries
 from searchtune.reading import user_path
 from searchtune.storage.atomic import write_text
@@ -45,6 +46,7 @@ from searchtune.workflows.answer_conditions import (
     words,
 )
 from searchtune.workflows.answer_judge import judge_support
+from searchtune.workflows.open_answerer import OpenAnswerer
 from searchtune.workflows.open_judge import OpenJudge
 from searchtune.workflows.progress import SILENT, Progress
 from searchtune.workflows.provenance import hardware, now, versions
@@ -281,16 +283,31 @@ def _ask(
     began = time.monotonic()
     for start in range(0, len(waiting), plan.window):
         window, started = waiting[start : start + plan.window], time.monotonic()
-        answers = system.answer([question for question, _ in window], [passages for _, passages in window])
-        if len(answers) != len(window):
-            raise DataError(f"{name} gave {len(answers)} answers to {len(window)} questions: it must give one for each")
+        answers = _answers(name, system, window)
         seconds = (time.monotonic() - started) / len(window)
         for one, answer in zip(window, answers, strict=True):
+            if answer is None:
+                continue
             value = {"text": answer.text, "citations": list(answer.citations), "abstained": answer.abstained}
             journal.append(_key(one), {**value, "seconds": round(seconds, 4)})
         journal.flush()
         done = start + len(window)
         progress.step(known + done, len(wanted), f"{done / max(time.monotonic() - began, 1e-3):.1f} answers/s")
+
+
+def _answers(name: str, system: Answering, window: Sequence[Asked]) -> Sequence[Answer | None]:
+    """An answer to each; None where no reply came, so that it is no abstention and is asked for again."""
+    questions, passages = [question for question, _ in window], [shown for _, shown in window]
+    if not isinstance(system, OpenAnswerer):
+        answers = system.answer(questions, passages)
+        if len(answers) != len(window):
+            raise DataError(f"{name} gave {len(answers)} answers to {len(window)} questions: it must give one for each")
+        return answers
+    found: list[Answer | None] = [None] * len(window)
+    for row in system.stream(questions, passages):
+        unusable = Answer(ABSTENTION, abstained=True) if row.settled or row.refused else None
+        found[row.question] = unusable if row.answer is None else row.answer
+    return found
 
 
 def _answer(journal: Journal, asked: Asked) -> Answer:

@@ -12,10 +12,13 @@ from tests.unit.workflows.judging import Oracle
 
 from searchtune.errors import ConfigError, DataError
 from searchtune.evaluation.answer_report import read_answer_report
+from searchtune.pipeline.answering import AnswerRow
+from searchtune.prompts.answer import AnswerPrompt
 from searchtune.types import Answer
 from searchtune.workflows.answer_conditions import show_passages, words
 from searchtune.workflows.answer_judge import judge_support
 from searchtune.workflows.answer_measure import PAGE_FILE, REPORT_FILE, TABLE_FILE, MeasurePlan, measure_answers
+from searchtune.workflows.open_answerer import OpenAnswerer
 from searchtune.workflows.progress import Progress
 
 TOPICS = ("comet", "harbour", "oven", "violin", "court", "garden", "rocket", "lantern")
@@ -301,3 +304,27 @@ def test_bad_input(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="silent gave 0 answers to 16 questions"):
         measure_answers({"silent": Silent()}, some_questions(), out=tmp_path)
+
+
+class Away(OpenAnswerer):
+    """Answers every other question; the others get no reply until `there`."""
+
+    there = False
+
+    def stream(self, questions, passages):
+        for place, question in enumerate(questions):
+            answer = Answer(f"It is {question}") if self.there or place % 2 else None
+            reason = None if answer else "status 503"
+            yield AnswerRow(place, answer, 0.5, 0, False, reason, 1, 1, 0.1)
+
+
+def test_no_reply_is_no_abstention_and_is_asked_for_again(tmp_path):
+    away = Away("far", {"model": "far"}, None, AnswerPrompt(), lambda form, limit: pytest.fail("loaded"))
+    plan = MeasurePlan(conditions=("gold",), canaries=0, **FAST)
+    with pytest.raises(DataError, match="run the command again"):
+        measure_answers({"far": away}, some_questions(), out=tmp_path, plan=plan)
+    object.__setattr__(away, "there", True)
+    report = measure_answers({"far": away}, some_questions(), out=tmp_path, plan=plan)
+    assert report.provenance is not None
+    kept = [line for file in tmp_path.glob("answers-*.jsonl") for line in file.read_text().splitlines()]
+    assert len(kept) == 9 and not any('"abstained": true' in line for line in kept)

@@ -22,6 +22,8 @@ from searchtune.types import Collection, Qrels
 
 CORPUS_FILE = "corpus.jsonl"
 _LABEL_ENDS = (".tsv", ".txt", ".qrels", ".qrel")
+_PROSE = ("readme", "license", "licence", "notice")
+"""Files that begin so are no labels, whatever they end in."""
 _BESIDE = ("qrels.tsv", "qrels.txt", "qrels.test.tsv", "qrels.test.txt")
 """Labels of one split, test, that stand beside the corpus where there is no folder of them."""
 
@@ -129,7 +131,8 @@ def _texts(folder: Path, name: str, findings: Findings, *, titled: bool) -> Text
 
 def _label_files(folder: Path, qrels_folder: str, findings: Findings) -> list[Path]:
     inside, beside = folder / qrels_folder, [folder / name for name in _BESIDE]
-    paths = [path for path in sorted(inside.glob("*")) if path.name.removesuffix(".gz").endswith(_LABEL_ENDS)]
+    named = (path for path in sorted(inside.glob("*")) if not path.name.lower().startswith(_PROSE))
+    paths = [path for path in named if path.name.removesuffix(".gz").endswith(_LABEL_ENDS)]
     paths = paths or [path for path in beside if path.is_file()][:1]
     if not paths:
         message = f"no {qrels_folder}/SPLIT.tsv"

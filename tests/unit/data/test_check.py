@@ -277,3 +277,9 @@ def test_splits_are_named_by_their_files_wherever_these_lie(make):
     for name in ("train", "test"):
         (folder / "qrels" / f"{name}.tsv").rename(folder / f"{name}.tsv")
     assert set(read_beir(folder, qrels_folder=".").qrels) == {"train", "test"}
+
+
+def test_a_text_about_the_labels_is_no_split(make):
+    result = check_folder(make({"qrels/README.txt": b"Made by hand in spring.\n"}))
+    assert result.problems == ()
+    assert "README judged" not in result.counts

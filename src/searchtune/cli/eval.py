@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from searchtune.cli.rows import OnProblem, RowPolicy
+from searchtune.errors import DataError
+from searchtune.reading import user_path
 
 if TYPE_CHECKING:
     from searchtune.storage.output import OutputPolicy
@@ -226,5 +228,5 @@ def attribute(
 
 def _labels(reports: list[Path]) -> list[str]:
     """Short names for report files: their folders where those differ, otherwise A, B, ..."""
-    names = [path.resolve().parent.name for path in reports]
+    names = [user_path(path, DataError).resolve().parent.name for path in reports]
     return names if len(set(names)) == len(names) else [chr(ord("A") + i) for i in range(len(reports))]

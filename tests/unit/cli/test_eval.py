@@ -125,3 +125,10 @@ def test_a_terminal_without_room_gets_several_tables(run, tmp_path, width):
         assert "…" not in text and all(metric_label(it) in text for it in SEVEN)
         assert text.count("★") == render_report(report, width=1000).count("★")
     assert max(map(len, render_report(report, width=width).splitlines())) <= width
+
+
+def test_reports_behind_links_in_a_circle(run, reports, tmp_path):
+    (tmp_path / "round").symlink_to("around")
+    (tmp_path / "around").symlink_to("round")
+    done = run("eval", "compare", reports[0], "round")
+    assert (done.exit_code, "Traceback" in done.stderr, "round" in done.stderr) == (2, False, True)

@@ -135,7 +135,7 @@ def test_a_missing_package_is_named_with_its_command_before_anything_is_read(tmp
 
 @pytest.mark.parametrize("missing", ["gguf", "bitsandbytes"])
 def test_a_missing_extra_is_named_before_anything_is_read(tmp_path, monkeypatch, missing, tiny_model):
-    if package == "gguf":
+    if missing == "gguf":
         pytest.importorskip("bitsandbytes")
     file = tmp_path / "some.gguf"
     file.write_bytes(b"GGUF")
